@@ -1,0 +1,51 @@
+"""The trusted kernel: what a model computes, what a target is, and proofs that one is within eps of the other.
+
+This package imports nothing from `constructions`: a certificate depends on the stored numbers and on what is here.
+"""
+
+from verify.artefact import Artefact, ArtefactError, check, load, save
+from verify.certificate import Certificate, CertificateError, Status
+from verify.domain import Box, BoxError
+from verify.expression import Expression, ExpressionError, Node
+from verify.lower_bound import Alternation, ZigZag, alternation, zigzag
+from verify.model import Head, Layer, ModelError, Prefix, Transformer, forward
+from verify.prove import Claim, prove
+from verify.regularity import Enclosed, lipschitz_constant, value_range
+from verify.target import ExpressionTarget, GridTarget, LipschitzTarget, Provenance, Target, TargetError
+
+__all__ = [
+    "Alternation",
+    "Artefact",
+    "ArtefactError",
+    "Box",
+    "BoxError",
+    "Certificate",
+    "CertificateError",
+    "Claim",
+    "Enclosed",
+    "Expression",
+    "ExpressionError",
+    "ExpressionTarget",
+    "GridTarget",
+    "Head",
+    "Layer",
+    "LipschitzTarget",
+    "ModelError",
+    "Node",
+    "Prefix",
+    "Provenance",
+    "Status",
+    "Target",
+    "TargetError",
+    "Transformer",
+    "ZigZag",
+    "alternation",
+    "check",
+    "lipschitz_constant",
+    "forward",
+    "load",
+    "prove",
+    "save",
+    "value_range",
+    "zigzag",
+]

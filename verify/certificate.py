@@ -1,0 +1,131 @@
+"""The outcome of a proof: three-valued, with its numbers, its witness and everything it assumes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+__all__ = ["EXECUTION", "Certificate", "CertificateError", "Status"]
+
+EXECUTION = (
+    "float64 execution: IEEE-754 arithmetic rounding to nearest, sums in any order, exp within 8 units of round-off "
+    "(the bound on the real function does not need this)"
+)
+"""The model of the machine under which the rounding of the forward pass is bounded."""
+
+
+class CertificateError(ValueError):
+    """A stored certificate that is not readable; the message names the field."""
+
+
+class Status(StrEnum):
+    """What is known about "the sup error is at most eps"."""
+
+    PROVED = "proved"
+    REFUTED = "refuted"
+    UNDECIDED = "undecided"
+
+
+_ADVICE = {
+    Status.PROVED: "the bound holds at every point of the domain",
+    Status.REFUTED: "the error exceeds eps at the witness; compile with more tokens or a larger eps",
+    Status.UNDECIDED: "the prover could not decide; allow more boxes, look at the unresolved place, or ask for a larger eps",
+}
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What the kernel established about a claim `sup |model - target| <= eps`.
+
+    The error is the maximum over output components. error_upper: rigorous upper bound over the whole domain, `rounding`
+    included (inf when none was reached); error_lower: rigorous lower bound of the sup error of the real function; witness: the
+    point where it is attained; rounding: bound of |float64 forward pass - real function|; boxes: boxes examined; unresolved: a
+    box where the prover gave up; assumptions: everything the statement depends on; conditional: whether one of them is a
+    *declared* Lipschitz constant.
+    """
+
+    status: Status
+    eps: float
+    error_upper: float
+    error_lower: float
+    witness: tuple[float, ...] | None
+    rounding: float
+    boxes: int
+    assumptions: tuple[str, ...] = ()
+    conditional: bool = False
+    unresolved: tuple[tuple[float, float], ...] | None = None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        proved = self.status is Status.PROVED
+        if proved and not (self.error_upper <= self.eps):  # NaN fails here
+            raise CertificateError(f"certificate: status proved with error_upper = {self.error_upper!r} > eps = {self.eps!r}")
+        if self.status is Status.REFUTED and not (self.error_lower > self.eps and self.witness is not None):
+            raise CertificateError("certificate: status refuted without a witness above eps")
+
+    @property
+    def proved(self) -> bool:
+        """Whether the claim is proved (possibly conditionally)."""
+        return self.status is Status.PROVED
+
+    @property
+    def advice(self) -> str:
+        """What the outcome means and what to do next."""
+        return _ADVICE[self.status]
+
+    def __repr__(self) -> str:
+        mode = " (conditional)" if self.conditional and self.proved else ""
+        head = f"<Certificate {self.status}{mode}: {self.error_lower:.4g} <= sup error <= {self.error_upper:.4g}, eps = {self.eps:.4g}"
+        if self.status is Status.REFUTED and self.witness is not None:
+            head += f", witness ({', '.join(f'{w:.6g}' for w in self.witness)})"
+        if self.status is Status.UNDECIDED and self.reason:
+            head += f"; {self.reason}"
+        return head + ">"
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain structure; floats as hexadecimal text, so that nothing is rounded."""
+        return {
+            "status": str(self.status),
+            "eps": float(self.eps).hex(),
+            "error_upper": float(self.error_upper).hex(),
+            "error_lower": float(self.error_lower).hex(),
+            "witness": None if self.witness is None else [float(w).hex() for w in self.witness],
+            "rounding": float(self.rounding).hex(),
+            "boxes": self.boxes,
+            "assumptions": list(self.assumptions),
+            "conditional": self.conditional,
+            "unresolved": None if self.unresolved is None else [[float(a).hex(), float(b).hex()] for a, b in self.unresolved],
+            "reason": self.reason,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Certificate:
+        """The inverse of `to_json`. Raises CertificateError for anything else, also for inconsistent numbers."""
+        try:
+            witness, unresolved = data["witness"], data["unresolved"]
+            return Certificate(
+                status=Status(data["status"]),
+                eps=float.fromhex(data["eps"]),
+                error_upper=float.fromhex(data["error_upper"]),
+                error_lower=float.fromhex(data["error_lower"]),
+                witness=None if witness is None else tuple(float.fromhex(w) for w in witness),
+                rounding=float.fromhex(data["rounding"]),
+                boxes=int(data["boxes"]),
+                assumptions=tuple(str(a) for a in data["assumptions"]),
+                conditional=bool(data["conditional"]),
+                unresolved=None if unresolved is None else tuple((float.fromhex(a), float.fromhex(b)) for a, b in unresolved),
+                reason=str(data["reason"]),
+            )
+        except CertificateError:
+            raise
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CertificateError(f"certificate: not readable ({error!r})") from error
+
+
+def unbounded(eps: float, boxes: int, reason: str, unresolved: tuple[tuple[float, float], ...] | None = None, **extra: Any) -> Certificate:
+    """An undecided certificate without any bound."""
+    known = {"error_lower": 0.0, "witness": None, "rounding": math.inf} | extra
+    return Certificate(Status.UNDECIDED, eps, math.inf, boxes=boxes, reason=reason, unresolved=unresolved, **known)

@@ -1,0 +1,486 @@
+"""Claim -> Certificate: bisection of the domain with Taylor models of head and target.
+
+On each box the error is at most  sup |P| + remainder(head) + remainder(target) + rounding,  with P the difference of the two
+polynomials, bounded by its Bernstein coefficients; a box that does not pass is cut in two. A box centre gives a rigorous lower
+bound. So every outcome is a theorem about the stored numbers:
+  proved      every box of a partition of the domain passed;
+  refuted     at some point, the witness, the error is certainly larger than eps;
+  undecided   anything else (a box too small to cut, the limit on boxes, NaN, a model this prover cannot read).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from verify.ball import EXP_RELATIVE_ERROR, TINY, UP, U
+from verify.covering import covering_radius_at_most, gaussian_keys, spread_of_error
+from verify.certificate import EXECUTION, Certificate, Status, unbounded
+from verify.domain import Box
+from verify.head import AffineHead, Tokens, TokenValues, UnsupportedModelError, affine_head, enclose_head, select_tokens
+from verify.jets import Jet
+from verify.model import Prefix, Transformer, forward
+from verify.polynomial import sup_norm
+from verify.target import LipschitzTarget, Target
+
+__all__ = ["Claim", "Progress", "error_profile", "prove"]
+
+Progress = Callable[[float, str], None]
+"""Called with the fraction of the domain that is done and a few words."""
+
+
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """sup over the domain of |model(x; prefix) - target(x)|, maximum over outputs, is at most eps."""
+
+    model: Transformer
+    prefix: Prefix
+    target: Target
+    domain: Box
+    eps: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.eps) and self.eps > 0):
+            raise ValueError(f"eps: {self.eps!r}, expected a finite number > 0")
+        n, k = self.domain.dimension, self.target.outputs
+        if self.target.dimension != n or self.model.inputs != n:
+            raise ValueError(f"claim: target has {self.target.dimension} variables, model {self.model.inputs}, domain {n}")
+        if self.model.outputs != k:
+            raise ValueError(f"claim: target has {k} outputs, model {self.model.outputs}")
+        self.model.accepts(self.prefix)
+
+
+@dataclass(frozen=True, eq=False)
+class _Bounds:
+    """Per box: upper (rounding included), rounding, lower (at the centre), spread (boxes, n)."""
+
+    upper: np.ndarray
+    rounding: np.ndarray
+    lower: np.ndarray
+    spread: np.ndarray
+
+
+def prove(
+    claim: Claim, *, tightness: float = 0.05, max_boxes: int = 2_000_000, progress: Progress | None = None
+) -> Certificate:
+    """Prove or refute a claim.
+
+    tightness: after the claim is proved, go on cutting boxes until error_upper is within this factor of error_lower, for at
+    most about as much work as the proof took (0.05: within 5 %). max_boxes: give up, undecided, beyond.
+    """
+    assumptions = [EXECUTION]
+    conditional = isinstance(claim.target, LipschitzTarget)
+    if isinstance(claim.target, LipschitzTarget):
+        assumptions.append(
+            f"declared, not proved: the target is Lipschitz with constant {claim.target.lipschitz!r} in the {claim.target.norm} norm and "
+            f"takes the {len(claim.target.points)} recorded values"
+        )
+    try:
+        head = affine_head(claim.model, claim.prefix)
+        if isinstance(claim.target, LipschitzTarget) and len(claim.target.points) != len(head.biases):
+            raise UnsupportedModelError("a Lipschitz target needs one recorded value per token, in the order of the tokens")
+    except UnsupportedModelError as error:
+        return unbounded(claim.eps, 0, str(error), assumptions=tuple(assumptions), conditional=conditional)
+    with np.errstate(all="ignore"):
+        search = _Search(claim, head, max_boxes, progress)
+        certificate = search.by_covering() or search.run(tightness)
+    return Certificate(**{**certificate.__dict__, "assumptions": tuple(assumptions), "conditional": conditional})
+
+
+@dataclass
+class _Leaves:
+    """Boxes of one region that passed, with their bounds."""
+
+    tokens: Tokens
+    lo: list[np.ndarray]
+    hi: list[np.ndarray]
+    upper: list[np.ndarray]
+    rounding: list[np.ndarray]
+    axis: list[np.ndarray]
+
+
+class _Search:
+    """The bisection of one claim."""
+
+    def __init__(self, claim: Claim, head: AffineHead, max_boxes: int, progress: Progress | None) -> None:
+        self.claim, self.head, self.max_boxes = claim, head, max_boxes
+        self.progress = progress or (lambda done, words: None)
+        self.n = claim.domain.dimension
+        self.boxes = 0
+        self.best_lower, self.witness = 0.0, None
+        scale = float(np.ptp(head.values)) + float(np.abs(head.values).min()) + claim.eps
+        digits = -math.log10(max(min(claim.eps / scale, 1.0), 1e-16))
+        low, high = {1: (6, 18), 2: (5, 12), 3: (4, 8)}.get(self.n, (3, 4))
+        self.order = int(np.clip(math.ceil(1.3 * digits) + 4 if self.n == 1 else math.ceil(1.2 * digits) + 3, low, high))
+        largest = float(np.abs(head.values).max()) + 1.0
+        self.negligible = float(np.clip(math.log(claim.eps * 1e-4 / (len(head.biases) * largest)), -60.0, -12.0))
+        lo, hi = claim.domain.bounds
+        self.width = hi - lo
+        if isinstance(claim.target, LipschitzTarget):
+            self.order = 5
+            diameter = {"l2": math.sqrt(float((self.width**2).sum())), "linf": float(self.width.max()), "l1": float(self.width.sum())}
+            off = float(np.abs(claim.target.points - np.clip(claim.target.points, lo, hi)).sum())
+            mismatch = float(np.abs(head.values - claim.target.values).max())
+            self.largest = (claim.target.lipschitz * (diameter[claim.target.norm] + off) + mismatch) * 1.001
+
+    def run(self, tightness: float) -> Certificate:
+        eps = self.claim.eps
+        self._probe()
+        if self.best_lower > eps:
+            return self._refuted()
+        leaves: list[_Leaves] = []
+        regions = list(self._regions())
+        for i, (tokens, lo, hi) in enumerate(regions):
+            self.progress(i / len(regions), "proving")
+            outcome = self._cover(tokens, *self._first_boxes(lo, hi), eps, leaves)
+            if outcome is not None:
+                return outcome
+        spent = self.boxes
+        goal = self.best_lower * (1 + tightness)
+        if goal < eps and not isinstance(self.claim.target, LipschitzTarget):
+            self._tighten(leaves, tightness, spent + max(spent, 512))
+        upper = max(float(u.max()) for leaf in leaves for u in leaf.upper if len(u))
+        rounding = max(float(u.max()) for leaf in leaves for u in leaf.rounding if len(u))
+        self.progress(1.0, "proved")
+        return Certificate(Status.PROVED, eps, upper, min(self.best_lower, upper), self._point(), rounding, self.boxes)
+
+    def by_covering(self) -> Certificate | None:
+        """The covering lemma (see covering.py), for Gaussian keys against a Lipschitz target; None where it does not decide."""
+        target, domain, head = self.claim.target, self.claim.domain, self.head
+        if not isinstance(target, LipschitzTarget) or (target.norm != "l2" and self.n > 1):
+            return None
+        keys = gaussian_keys(head, domain)
+        if keys is None:
+            return None
+        lo, hi = domain.bounds
+        constant = target.lipschitz
+        # |x - z| <= |x - clip(c)| + |clip(c) - z| <= |x - c| + zeta, as projection onto a convex set does not increase distances
+        zeta = float(np.sqrt(((np.clip(keys.centres, lo, hi) - target.points) ** 2).sum(axis=1)).max()) * (1 + 1e-9)
+        zeta += 8 * U * float(np.abs(target.points).max()) * self.n
+        mismatch = float((np.abs(head.values - target.values) + head.value_gamma * head.value_scale).max()) * (1 + 4 * U)
+        far = np.maximum(np.abs(lo), np.abs(hi))
+        size = float((head.slope_scale @ far + head.bias_scale).max())
+        step = head.logit_gamma * size + 2 * U * size + 2 * EXP_RELATIVE_ERROR
+        if not step < 0.01:
+            return None
+        spread = float(np.ptp(head.values, axis=0).max())
+        rounding = (step * 1.02 * spread * 2 + head.output_gamma * 2.1 * float(np.abs(head.values).max()) + TINY) * 1.01
+        if constant == 0:
+            return None
+        # the largest covering radius that would do: eps = L (R + T(R) + zeta) + e + rounding; T falls with R, so two rounds suffice
+        room = (self.claim.eps - mismatch - rounding) / constant - zeta
+        radius = room * (1 - 1e-9)
+        for _ in range(3):
+            radius = (room - spread_of_error(keys, radius)) * (1 - 1e-6) if radius > 0 else 0.0
+        if not radius > 0:
+            return None
+        excess = spread_of_error(keys, radius)
+        upper = (constant * (radius + excess + zeta) + mismatch + rounding) * (1 + 1e-9)
+        if not upper <= self.claim.eps:
+            return None
+        covered, seen = covering_radius_at_most(keys.centres, domain, radius, self.max_boxes * 4)
+        self.boxes += seen
+        if not covered:
+            return None
+        self._probe()
+        return Certificate(Status.PROVED, self.claim.eps, upper, self.best_lower, self._point(), rounding, self.boxes)
+
+    def _point(self) -> tuple[float, ...] | None:
+        return None if self.witness is None else tuple(float(w) for w in self.witness)
+
+    def _refuted(self) -> Certificate:
+        return Certificate(Status.REFUTED, self.claim.eps, math.inf, self.best_lower, self._point(), math.inf, self.boxes, reason="witness found")
+
+    def _undecided(self, reason: str, lo: np.ndarray, hi: np.ndarray) -> Certificate:
+        place = tuple((float(a), float(b)) for a, b in zip(lo, hi, strict=True))
+        return unbounded(self.claim.eps, self.boxes, reason, place, error_lower=self.best_lower, witness=self._point())
+
+    def _probe(self) -> None:
+        """Look for the largest error on a sample, and bound it from below rigorously at the best few points."""
+        target, domain = self.claim.target, self.claim.domain
+        lo, hi = domain.bounds
+        if isinstance(target, LipschitzTarget):
+            points = np.clip(target.points, lo, hi)
+            inside = (points == target.points).all(axis=1)
+            if not inside.any():
+                return
+            values = target.values[inside]
+            points = points[inside]
+        else:
+            count = 2001 if self.n == 1 else 4000
+            points = np.linspace(lo, hi, count) if self.n == 1 else np.concatenate([domain.sample(count), _corners(lo, hi)])
+            points = np.clip(points, lo, hi)
+            values = target.evaluate(points)
+        error = np.abs(forward(self.claim.model, self.claim.prefix, points) - values).max(axis=1)
+        error = np.where(np.isnan(error), -1.0, error)
+        chosen = np.argsort(error)[-8:]
+        tokens = self._all_tokens()
+        step = max(1, 2_000_000 // len(self.head.biases))
+        for start in range(0, len(chosen), step):
+            some = points[chosen[start : start + step]]
+            if isinstance(target, LipschitzTarget):
+                series = enclose_head(self.head, tokens, some, some, 1)
+                size = np.max(
+                    [
+                        np.abs(part[0].mid[:, 0] - values[chosen[start : start + step], i]) * (1 - 2 * U) - part[0].rad[:, 0] - series.remainder[:, i]
+                        for i, part in enumerate(series.parts)
+                        if part[0] is not None
+                    ],
+                    axis=0,
+                )
+                self._note_lower(size, some)
+            else:
+                bounds = self._bound(tokens, some, some, 1)
+                self._note_lower(bounds.lower, some)
+
+    def _note_lower(self, lower: np.ndarray, centres: np.ndarray) -> None:
+        lower = np.where(np.isnan(lower), -1.0, lower)
+        best = int(np.argmax(lower))
+        if lower[best] > self.best_lower:
+            self.best_lower, self.witness = float(lower[best]), centres[best].copy()
+
+    def _all_tokens(self) -> Tokens:
+        return Tokens(np.arange(len(self.head.biases)), 0.0, np.zeros(self.head.values.shape[1]))
+
+    def _regions(self) -> Iterator[tuple[Tokens, np.ndarray, np.ndarray]]:
+        """Regions of the domain with the tokens that matter there."""
+        lo, hi = self.claim.domain.bounds
+        stack = [(self._all_tokens(), lo, hi)]
+        while stack:
+            tokens, lo, hi = stack.pop()
+            tokens = select_tokens(self.head, tokens, lo, hi, self.negligible)
+            a = self.head.slopes[tokens.index]
+            reach = np.ptp(a, axis=0) * (hi - lo)
+            axis = int(np.argmax(reach))
+            middle = lo[axis] + (hi[axis] - lo[axis]) * 0.5
+            if len(tokens.index) <= 48 or reach.max() < 24 or not lo[axis] < middle < hi[axis]:
+                yield tokens, lo, hi
+                continue
+            left, right = hi.copy(), lo.copy()
+            left[axis] = right[axis] = middle
+            stack += [(tokens, right, hi), (tokens, lo, left)]
+
+    def _first_boxes(self, lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A region cut where the target changes its formula."""
+        edges = []
+        for axis in range(self.n):
+            cuts = [] if isinstance(self.claim.target, LipschitzTarget) else self.claim.target.breakpoints(axis, lo[axis], hi[axis])
+            if self.n == 1 and len(cuts) == 0:
+                cuts = np.linspace(lo[0], hi[0], 9)[1:-1]
+            edges.append(np.unique(np.concatenate([[lo[axis]], np.asarray(cuts), [hi[axis]]])))
+        low = np.stack([g.ravel() for g in np.meshgrid(*[e[:-1] for e in edges], indexing="ij")], axis=1)
+        high = np.stack([g.ravel() for g in np.meshgrid(*[e[1:] for e in edges], indexing="ij")], axis=1)
+        return low, high
+
+    def _cover(self, tokens: Tokens, lo: np.ndarray, hi: np.ndarray, eps: float, leaves: list[_Leaves]) -> Certificate | None:
+        """Cut until every box of the region passes; None, or the outcome that stops the proof."""
+        leaf = _Leaves(tokens, [], [], [], [], [])
+        leaves.append(leaf)
+        work = [(lo, hi)]
+        batch = self._batch(tokens)
+        while work:
+            lo, hi = work.pop()
+            if len(lo) > batch:
+                work.append((lo[batch:], hi[batch:]))
+                lo, hi = lo[:batch], hi[:batch]
+            bounds = self._bound(tokens, lo, hi, self.order)
+            self.boxes += len(lo)
+            self._note_lower(bounds.lower, lo + (hi - lo) * 0.5)
+            if self.best_lower > eps:
+                return self._refuted()
+            passed = bounds.upper <= eps  # False for NaN
+            axis = self._axis(bounds, lo, hi)
+            self._keep(leaf, passed, lo, hi, bounds, axis)
+            if passed.all():
+                continue
+            lo, hi, axis = lo[~passed], hi[~passed], axis[~passed]
+            if self.boxes > self.max_boxes:
+                return self._undecided(f"more than {self.max_boxes} boxes", lo[0], hi[0])
+            halves, stuck = _split(lo, hi, axis)
+            if stuck is not None:
+                return self._undecided("a box became too small to cut", lo[stuck], hi[stuck])
+            work.append(halves)
+        return None
+
+    def _keep(self, leaf: _Leaves, which: np.ndarray, lo: np.ndarray, hi: np.ndarray, bounds: _Bounds, axis: np.ndarray) -> None:
+        if which.any():
+            leaf.lo.append(lo[which])
+            leaf.hi.append(hi[which])
+            leaf.upper.append(bounds.upper[which])
+            leaf.rounding.append(bounds.rounding[which])
+            leaf.axis.append(axis[which])
+
+    def _tighten(self, leaves: list[_Leaves], tightness: float, limit: int) -> None:
+        """Replace the leaves with the largest bounds by their halves until the bound is tight or the limit is reached."""
+        while self.boxes < limit:
+            goal = self.best_lower * (1 + tightness)
+            worst = max(float(u.max()) for leaf in leaves for u in leaf.upper if len(u))
+            if worst <= goal:
+                return
+            threshold = max(goal, worst / 4)  # the worst ones first
+            for leaf in leaves:
+                lo, hi = np.concatenate(leaf.lo), np.concatenate(leaf.hi)
+                upper, rounding, axis = (np.concatenate(x) for x in (leaf.upper, leaf.rounding, leaf.axis))
+                coarse = upper > threshold
+                if not coarse.any():
+                    continue
+                (low, high), stuck = _split(lo[coarse], hi[coarse], axis[coarse])
+                if stuck is not None or self.boxes + len(low) > limit + 4096:
+                    return
+                leaf.lo, leaf.hi, leaf.upper = [lo[~coarse]], [hi[~coarse]], [upper[~coarse]]
+                leaf.rounding, leaf.axis = [rounding[~coarse]], [axis[~coarse]]
+                parents = np.repeat(upper[coarse][:, None], 2, axis=1).T.ravel()
+                batch = self._batch(leaf.tokens)
+                for start in range(0, len(low), batch):
+                    part = slice(start, start + batch)
+                    bounds = self._bound(leaf.tokens, low[part], high[part], self.order)
+                    self.boxes += len(low[part])
+                    self._note_lower(bounds.lower, low[part] + (high[part] - low[part]) * 0.5)
+                    best = np.fmin(bounds.upper, parents[part])  # the parent's bound still holds on its half
+                    kept = _Bounds(best, bounds.rounding, bounds.lower, bounds.spread)
+                    every = np.ones(len(best), dtype=bool)
+                    self._keep(leaf, every, low[part], high[part], kept, self._axis(bounds, low[part], high[part]))
+
+    def _axis(self, bounds: _Bounds, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+        """Cut along the axis on which the weights vary most; the width matters where they hardly vary."""
+        score = np.where(np.isfinite(bounds.spread), bounds.spread, 0.0) + (hi - lo) / self.width
+        middle = lo + (hi - lo) * 0.5
+        return np.argmax(np.where((lo < middle) & (middle < hi), score, -1.0), axis=1)
+
+    def _batch(self, tokens: Tokens) -> int:
+        return int(max(1, min(4096, 600_000 // (len(tokens.index) * self.order ** max(1, self.n - 1)))))
+
+    def _bound(self, tokens: Tokens, lo: np.ndarray, hi: np.ndarray, order: int) -> _Bounds:
+        if isinstance(self.claim.target, LipschitzTarget):
+            return self._lipschitz_bound(self.claim.target, tokens, lo, hi, order)
+        g = enclose_head(self.head, tokens, lo, hi, order)
+        f = self.claim.target.series(lo, hi, order)
+        upper, lower = np.zeros(len(lo)), np.zeros(len(lo))
+        for i in range(self.claim.target.outputs):
+            difference = _difference(g.parts[i], f.parts[i])
+            rest = (g.remainder[:, i] + f.remainder[:, i]) * UP
+            real = (sup_norm(difference, self.n) + rest) * UP
+            upper = np.maximum(upper, (real + g.rounding[:, i]) * UP)
+            first = difference[0]
+            assert first is not None
+            at_centre = (np.abs(first.mid[:, 0]) - first.rad[:, 0] - rest) - U * np.abs(first.mid[:, 0]) * 8
+            lower = np.maximum(lower, np.where(np.isnan(at_centre), 0.0, at_centre))
+        return _Bounds(upper, g.rounding.max(axis=1), lower, g.spread)
+
+    def _lipschitz_bound(self, target: LipschitzTarget, tokens: Tokens, lo: np.ndarray, hi: np.ndarray, order: int) -> _Bounds:
+        """|g(x) - f(x)| <= sum_j w_j |v_j - f(x)| <= sum_j w_j (L |x - z_j| + |v_j - y_j|) for every f of the class.
+
+        |x - z| is enclosed by an affine function of tau and an excess. l2: |d + h| <= |d| + <d/|d|, h> + |h|^2/(2|d|) for
+        d = c - z (as sqrt(1 + t) <= 1 + t/2). l1: exact where no coordinate changes sign. linf, and boxes too close to z: the
+        norm at the centre, give or take the norm of the half-widths.
+        """
+        index = tokens.index
+        z = target.points[index]
+        c = lo + (hi - lo) * 0.5
+        r = np.maximum(hi - c, c - lo) * (1 + 4 * U)
+        mismatch = np.abs(self.head.values[index] - target.values[index]).max(axis=1)
+        mismatch = mismatch * (1 + 4 * U) + (self.head.value_gamma * self.head.value_scale[index]).max(axis=1)
+        d = c[:, None, :] - z[None]
+        error = 16 * (self.n + 4) * U  # relative rounding of the distances below, and of d itself
+        if target.norm == "l2":
+            distance = np.sqrt((d**2).sum(axis=2))
+            half = np.sqrt((r**2).sum(axis=1))[:, None]
+            away = distance > half
+            safe = np.where(away, distance, 1.0)
+            slope = np.where(away[:, :, None], d / safe[:, :, None], 0.0) * r[:, None, :]
+            excess = np.where(away, half**2 / (2 * safe), half)
+        else:
+            sizes = np.abs(d)
+            signs_fixed = sizes >= r[:, None, :]
+            if target.norm == "l1":
+                distance = sizes.sum(axis=2)
+                slope = np.where(signs_fixed, np.sign(d), 0.0) * r[:, None, :]
+                excess = np.where(signs_fixed, 0.0, r[:, None, :]).sum(axis=2)
+            else:
+                distance = sizes.max(axis=2)
+                first = np.argmax(sizes, axis=2)[:, :, None]
+                others = np.where(np.arange(self.n) == first, -np.inf, sizes + r[:, None, :]).max(axis=2)
+                lead = np.take_along_axis(sizes - r[:, None, :], first, axis=2)[:, :, 0]
+                alone = lead >= np.maximum(others, 0.0)
+                slope = np.where((np.arange(self.n) == first) & alone[:, :, None], np.sign(d), 0.0) * r[:, None, :]
+                excess = np.where(alone, 0.0, r.max(axis=1)[:, None])
+        excess = excess * (1 + error) + error * (distance + np.abs(c).max(axis=1)[:, None] + np.abs(z).max(axis=1)[None] + r.sum(axis=1)[:, None])
+        constant = target.lipschitz
+        own = TokenValues(constant * distance + mismatch, constant * slope, (constant * excess + 4 * U * mismatch) * UP, self.largest)
+        g = enclose_head(self.head, tokens, lo, hi, order, own)
+        run = enclose_head(self.head, tokens, lo, hi, 2)
+        rounding = run.rounding.max(axis=1)
+        upper = ((sup_norm(g.parts[0], self.n) + g.remainder[:, 0]) * UP + rounding) * UP
+        return _Bounds(upper, rounding, np.zeros(len(lo)), g.spread)
+
+
+def error_profile(
+    claim: Claim, cells: int = 200, levels: int = 10
+) -> tuple[Float[np.ndarray, "boxes n"], Float[np.ndarray, "boxes n"], Float[np.ndarray, " boxes"]]:
+    """Rigorous upper bounds of |model - target|, rounding included, on each box of a regular partition of the domain.
+
+    cells: per axis for n <= 2; a box that is too coarse for a bound below 2 eps is cut inside, up to `levels` times. Returns lower
+    corners, upper corners and bounds (inf where none was reached). For plots: a proof needs fewer boxes.
+    """
+    head = affine_head(claim.model, claim.prefix)
+    lo, hi = claim.domain.bounds
+    n = len(lo)
+    edges = [np.unique(np.clip(np.linspace(a, b, cells + 1), a, b)) for a, b in zip(lo, hi, strict=True)]
+    low = np.stack([g.ravel() for g in np.meshgrid(*[e[:-1] for e in edges], indexing="ij")], axis=1)
+    high = np.stack([g.ravel() for g in np.meshgrid(*[e[1:] for e in edges], indexing="ij")], axis=1)
+    upper = np.zeros(len(low))
+    with np.errstate(all="ignore"):
+        search = _Search(claim, head, 0, None)
+        tokens = search._all_tokens()
+        batch = search._batch(tokens)
+        part_lo, part_hi, owner = low, high, np.arange(len(low))
+        for level in range(levels + 1):
+            found = np.empty(len(part_lo))
+            axis = np.zeros(len(part_lo), dtype=int)
+            for start in range(0, len(part_lo), batch):
+                piece = slice(start, start + batch)
+                bounds = search._bound(tokens, part_lo[piece], part_hi[piece], search.order)
+                found[piece], axis[piece] = bounds.upper, search._axis(bounds, part_lo[piece], part_hi[piece])
+            found = np.where(np.isnan(found), np.inf, found)
+            coarse = (found > 2 * claim.eps) if level < levels else np.zeros(len(found), dtype=bool)
+            np.maximum.at(upper, owner[~coarse], found[~coarse])
+            if not coarse.any():
+                break
+            (part_lo, part_hi), stuck = _split(part_lo[coarse], part_hi[coarse], axis[coarse])
+            if stuck is not None:
+                np.maximum.at(upper, owner[coarse], found[coarse])
+                break
+            owner = np.tile(owner[coarse], 2)
+    assert n == claim.domain.dimension
+    return low, high, upper
+
+
+def _difference(g: Jet, f: Jet) -> Jet:
+    return [p if q is None else -q if p is None else p - q for p, q in zip(g, f, strict=True)]
+
+
+def _corners(lo: Float[np.ndarray, " n"], hi: Float[np.ndarray, " n"]) -> np.ndarray:
+    n = min(len(lo), 10)
+    out = np.tile(lo, (2**n, 1))
+    for i in range(n):
+        out[np.arange(2**n) >> i & 1 == 1, i] = hi[i]
+    return out
+
+
+def _split(lo: np.ndarray, hi: np.ndarray, axis: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], int | None]:
+    """Halve each box along its axis; the second result is the index of a box that has no float strictly inside."""
+    rows = np.arange(len(lo))
+    a, b = lo[rows, axis], hi[rows, axis]
+    middle = a + (b - a) * 0.5
+    stuck = ~((a < middle) & (middle < b))
+    if stuck.any():
+        return (lo, hi), int(np.argmax(stuck))
+    left_hi, right_lo = hi.copy(), lo.copy()
+    left_hi[rows, axis] = middle
+    right_lo[rows, axis] = middle
+    return (np.concatenate([lo, right_lo]), np.concatenate([left_hi, hi])), None
+

@@ -1,0 +1,113 @@
+"""Rigorous ranges and Lipschitz constants of expressions over a box, by bisection with ball arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from verify.ball import TINY, UP, U, Ball
+from verify.domain import Box
+from verify.expression import Expression
+from verify.jets import Jet, jets
+
+__all__ = ["Enclosed", "lipschitz_constant", "value_range"]
+
+
+@dataclass(frozen=True)
+class Enclosed:
+    """Bounds lower <= quantity <= upper, rigorous; bad: a box on which nothing could be bounded (upper is then inf)."""
+
+    lower: float
+    upper: float
+    bad: tuple[tuple[float, float], ...] | None = None
+
+
+def lipschitz_constant(
+    expression: Expression, domain: Box, norm: str = "l2", *, tightness: float = 0.01, max_boxes: int = 20_000
+) -> Enclosed:
+    """sup over the box of the gradient's dual norm, maximum over outputs: the least L with |f(x) - f(y)|_inf <= L |x - y|.
+
+    norm: of |x - y|: "l2" (gradient in l2), "linf" (gradient in l1) or "l1" (gradient in linf). On a convex domain the supremum of
+    the gradient's norm is the Lipschitz constant (mean value theorem; Clarke's subdifferential at kinks). upper is inf where the
+    derivative is unbounded, as for sqrt(x) at 0. `lower` is the value at a box centre.
+    """
+    order = {"l2": 2, "linf": 1, "l1": np.inf}[norm]
+
+    def bound(lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        slopes = _slopes(jets(expression, Ball.between(lo, hi), np.ones_like(lo), 1))
+        c = lo + (hi - lo) * 0.5
+        centre = _slopes(jets(expression, Ball.exact(c), np.ones_like(lo), 1))
+        upper = np.max([np.linalg.norm(s.magnitude(), ord=order, axis=1) for s in slopes], axis=0)
+        lower = np.max([np.linalg.norm(np.maximum(np.abs(s.mid) - s.rad, 0), ord=order, axis=1) for s in centre], axis=0)
+        return upper * (1 + 16 * lo.shape[1] * U) * UP + TINY, lower * (1 - 1e-12)
+
+    return _supremum(bound, domain, tightness, max_boxes)
+
+
+def value_range(expression: Expression, domain: Box, *, tightness: float = 0.05, max_boxes: int = 4_000) -> Enclosed:
+    """Bounds of sup |f| over the box, maximum over outputs; `bad` tells where f is undefined or unbounded (or seems so)."""
+
+    def bound(lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        c = lo + (hi - lo) * 0.5
+        over = _heads(jets(expression, Ball.between(lo, hi), np.ones_like(lo), 0))
+        at = _heads(jets(expression, Ball.exact(c), np.ones_like(lo), 0))
+        upper = np.max([x.magnitude()[:, 0] for x in over], axis=0)
+        lower = np.max([np.maximum(np.abs(x.mid) - x.rad, 0)[:, 0] for x in at], axis=0)
+        return upper, np.where(np.isnan(lower), 0.0, lower)
+
+    return _supremum(bound, domain, tightness, max_boxes)
+
+
+def _slopes(found: list[Jet]) -> list[Ball]:
+    return [part[1] if part[1] is not None else Ball.exact(np.zeros((1, 1))) for part in found]
+
+
+def _heads(found: list[Jet]) -> list[Ball]:
+    return [part[0] for part in found if part[0] is not None]
+
+
+_Bound = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def _supremum(bound: _Bound, domain: Box, tightness: float, max_boxes: int) -> Enclosed:
+    """Bisect the boxes with the largest bounds until the supremum is known within `tightness`, or max_boxes are spent. A box
+    that stays unbounded down to a relative width of 2^-40 is reported as bad."""
+    lo, hi = (x[None] for x in domain.bounds)
+    width = hi - lo
+    upper, lower_here = (np.broadcast_to(x, (1,)) for x in bound(lo, hi))
+    lower, seen = float(lower_here.max()), 1
+    while True:
+        finite = np.isfinite(upper)
+        worst = float(upper.max()) if finite.all() else np.inf
+        if worst <= lower * (1 + tightness) + TINY:
+            return Enclosed(lower, worst)
+        relative = ((hi - lo) / width).max(axis=1)
+        stuck = ~finite & (relative < 2.0**-40)
+        if stuck.any() or seen >= max_boxes:
+            if finite.all():
+                return Enclosed(lower, worst)
+            i = int(np.argmin(np.where(finite, np.inf, relative)))
+            return Enclosed(lower, np.inf, tuple((float(a), float(b)) for a, b in zip(lo[i], hi[i], strict=True)))
+        threshold = lower * (1 + tightness) if finite.all() else np.inf
+        cut = (upper > threshold) | ~finite
+        if not finite.all():  # first find out whether the unbounded places go away
+            narrow = np.flatnonzero(cut)[np.argsort(relative[cut])[:64]]
+            cut = np.zeros(len(cut), dtype=bool)
+            cut[narrow] = True
+        elif cut.sum() > 2048:
+            cut &= upper >= np.partition(upper, -2048)[-2048]
+        a, b = lo[cut], hi[cut]
+        axis = np.argmax((b - a) / width, axis=1)
+        rows = np.arange(len(a))
+        middle = a[rows, axis] + (b[rows, axis] - a[rows, axis]) * 0.5
+        left, right = b.copy(), a.copy()
+        left[rows, axis] = middle
+        right[rows, axis] = middle
+        low, high = np.concatenate([a, right]), np.concatenate([left, b])
+        new_upper, new_lower = (np.broadcast_to(x, (len(low),)) for x in bound(low, high))
+        seen += len(low)
+        lower = max(lower, float(np.nanmax(np.append(new_lower, 0.0))))
+        lo, hi = np.concatenate([lo[~cut], low]), np.concatenate([hi[~cut], high])
+        upper = np.concatenate([upper[~cut], new_upper])
