@@ -1,0 +1,198 @@
+"""compile_prefix(f, eps): understand, plan, propose, prove. Only what is proved is returned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from constructions.compiled import Compiled, claim_of
+from constructions.errors import EpsilonError, MethodError, NotProvedError, TooLongError
+from constructions.methods import METHODS, Method, tokens_needed
+from constructions.problem import Problem, understand
+from constructions.progress import reporting
+from constructions.proposal import Proposal
+from verify import Certificate, Claim, GridTarget, LipschitzTarget, Target, prove, value_range
+
+__all__ = ["compile_prefix"]
+
+Progress = bool | None | Callable[[float, str], None]
+Norm = Literal["l2", "linf", "l1"]
+_ATTEMPTS = 12
+
+
+def compile_prefix(
+    f: Any,
+    eps: float,
+    domain: Any = None,
+    *,
+    method: str = "auto",
+    lipschitz: float | None = None,
+    norm: Norm = "l2",
+    max_tokens: int = 20_000,
+    effort: float = 0.0,
+    progress: Progress = None,
+) -> Compiled:
+    """Compile a target function into an attention prefix whose sup error over the domain is *proved* to be at most eps.
+
+    f: a SymPy expression or a list of them (vector output); a NumPy callable of n > 1 arrays, or of points (..., n) (or (...) when
+    n = 1), which is traced to an expression where possible; or GridData(axes, values). A callable that cannot be traced is a
+    black box and needs `lipschitz`.
+    eps: sup-norm error, maximum over output components, rounding of the float64 execution included.
+    domain: Box, or what Box accepts; by default the unit box [0, 1]^n.
+    method: "auto" (the shortest that is proved), "minimax", "bernstein", "laplacian" or "covering".
+    lipschitz, norm: declared constant of a black box, |f(x) - f(y)|_inf <= lipschitz |x - y|_norm. The proof is then conditional on it.
+    max_tokens: refuse, before building, what would need more. effort: seconds to spend on a shorter prefix.
+    progress: None (a bar on a terminal after two seconds), True, False, or a callback (fraction, words).
+
+    Raises a subclass of CompileError (a ValueError) naming the argument, the value, the reason and the next step.
+    """
+    eps = _accepted(eps)
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, (int, np.integer)) or max_tokens < 1:
+        raise TooLongError(needed=1, max_tokens=max_tokens)
+    if not (isinstance(effort, (int, float)) and effort >= 0):
+        raise MethodError(value=effort, known=["effort=0.0", "effort=1.0"], reason="is not a time budget in seconds")
+    chosen = _methods(method)
+    with reporting(progress) as report:
+        report(0.0, "reading the target")
+        problem = understand(f, domain, lipschitz, norm)
+        _refuse_unreachable(problem, eps)
+        usable = _applicable(problem, chosen, method)
+        return _search(problem, usable, eps, int(max_tokens), effort, report)
+
+
+def _accepted(eps: Any) -> float:
+    try:
+        value = float(eps)
+    except (TypeError, ValueError) as error:
+        raise EpsilonError(value=eps) from error
+    if not (math.isfinite(value) and value > 0):
+        raise EpsilonError(value=eps)
+    return value
+
+
+def _methods(method: str) -> tuple[Method, ...]:
+    chosen = METHODS if method == "auto" else tuple(m for m in METHODS if m.name == method)
+    if not chosen:
+        raise MethodError(value=method, known=["auto", *(m.name for m in METHODS)])
+    return chosen
+
+
+def _applicable(problem: Problem, chosen: tuple[Method, ...], method: str) -> tuple[Method, ...]:
+    reasons = {m.name: m.refusal(problem) for m in chosen}
+    usable = tuple(m for m in chosen if reasons[m.name] is None)
+    if not usable:
+        known = [m.name for m in METHODS if m.refusal(problem) is None]
+        raise MethodError(value=method, known=["auto", *known], reason=f"does not apply: it {reasons[method]}")
+    return usable
+
+
+def _refuse_unreachable(problem: Problem, eps: float) -> None:
+    """Outputs of size F are rounded by at least about u F; leave room for a sum and a quotient. And a jump cannot be followed."""
+    if isinstance(problem.target, GridTarget) and problem.target.interpolation == "nearest":
+        jump = max(float(np.abs(np.diff(problem.target.values, axis=i)).max()) for i in range(problem.target.dimension))
+        if eps <= jump / 2:
+            cause = f"half the largest jump of the nearest interpolant, {jump:.6g}: a head is continuous"
+            raise EpsilonError(value=eps, reachable=jump / 2 * (1 + 1e-6), dominating=cause)
+    if hasattr(problem.target, "expression"):
+        size = value_range(problem.target.expression, problem.domain, tightness=1.0).upper  # pyright: ignore
+    else:
+        size = float(np.abs(problem.evaluate(problem.domain.sample(64))).max())
+    floor = 32 * 2.0**-53 * size
+    if eps < floor:
+        raise EpsilonError(value=eps, reachable=floor, dominating=f"rounding of float64 outputs of size {size:.3g}")
+
+
+@dataclass
+class _Source:
+    """One construction's stream of proposals."""
+
+    method: Method
+    stream: Iterator[Proposal]
+    next: Proposal | None = None
+
+
+def _search(
+    problem: Problem, methods: tuple[Method, ...], eps: float, max_tokens: int, effort: float, report: Callable[[float, str], None]
+) -> Compiled:
+    """Prove the shortest proposal among all constructions; where a proof fails, go on with that construction's next one."""
+    sources: list[_Source] = []
+    limit = max_tokens
+    for method in methods:
+        if any(source.method.name == method.dominated_by for source in sources):
+            continue
+        report(0.0, f"constructing ({method.name})")
+        source = _Source(method, method.propose(problem, eps, limit, effort))
+        source.next = next(source.stream, None)
+        if source.next is not None:
+            sources.append(source)
+            limit = min(limit, max(1, source.next.length - 1)) if len(methods) > 1 else limit
+    attempts: list[tuple[str, int, str]] = []
+    best: Certificate | None = None
+    while sources and len(attempts) < _ATTEMPTS:
+        source = min(sources, key=lambda s: s.next.length if s.next else math.inf)
+        proposal = source.next
+        assert proposal is not None
+        claim = claim_of(proposal, _target_for(problem, proposal), problem.domain, eps)
+        certificate = _prove(claim, report, proposal)
+        attempts.append((proposal.method, proposal.length, str(certificate.status)))
+        if certificate.proved:
+            return Compiled(claim, certificate, proposal.method, proposal.grid, proposal.terms, attempts=tuple(attempts))
+        best = certificate if best is None or certificate.error_lower < best.error_lower else best
+        source.next = next(source.stream, None)
+        if source.next is None:
+            sources.remove(source)
+            if not sources:
+                sources = _restart(problem, methods, eps, max_tokens, effort, attempts)
+    return _give_up(problem, methods, eps, max_tokens, best)
+
+
+def _restart(
+    problem: Problem, methods: tuple[Method, ...], eps: float, max_tokens: int, effort: float, attempts: list[tuple[str, int, str]]
+) -> list[_Source]:
+    """Constructions that were only asked for something shorter than what then failed, asked again without that limit."""
+    tried = {name for name, _, _ in attempts}
+    out = []
+    for method in methods:
+        if method.name not in tried:
+            source = _Source(method, method.propose(problem, eps, max_tokens, effort))
+            source.next = next(source.stream, None)
+            if source.next is not None:
+                out.append(source)
+    return out
+
+
+def _target_for(problem: Problem, proposal: Proposal) -> Target:
+    if problem.target is not None:
+        return problem.target
+    assert problem.lipschitz is not None
+    return LipschitzTarget(proposal.grid["points"], proposal.values, problem.lipschitz, problem.norm, problem.name)
+
+
+def _prove(claim: Claim, report: Callable[[float, str], None], proposal: Proposal) -> Certificate:
+    words = f"proving {proposal.length} tokens ({proposal.method})"
+    report(0.0, words)
+    return prove(claim, progress=lambda done, _: report(done, words))
+
+
+def _give_up(problem: Problem, methods: tuple[Method, ...], eps: float, max_tokens: int, best: Certificate | None) -> Compiled:
+    if best is not None:
+        if math.isfinite(best.rounding) and best.rounding > 0.5 * eps:
+            raise EpsilonError(value=eps, reachable=4 * best.rounding, dominating="rounding of the float64 forward pass")
+        raise NotProvedError(certificate=best, status=str(best.status), eps=eps)
+    needed = tokens_needed(problem, eps) if any(m.name == "covering" for m in methods) else None
+    if needed is not None and needed > max_tokens:
+        options = ["a larger eps", "a smaller domain", f"max_tokens={needed}"]
+        if problem.target is None:
+            options.append("an expression instead of a black box, for a construction that uses smoothness")
+        raise TooLongError(needed=needed, max_tokens=max_tokens, options=options)
+    names = ", ".join(m.name for m in methods)
+    if needed is None and names == "covering":
+        reason = "needs a finite Lipschitz constant, and that of f is unbounded on the domain"
+        raise MethodError(value=names, known=["auto", "minimax"], reason=reason)
+    raise MethodError(
+        value=names, known=[m.name for m in METHODS], reason=f"found no head of at most {max_tokens} tokens for eps = {eps:g}"
+    )  # fmt: skip

@@ -1,0 +1,89 @@
+"""A compiled prefix in words: its repr, and the proof with its numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from verify import Certificate, LipschitzTarget, Status
+
+if TYPE_CHECKING:
+    from constructions.compiled import Compiled
+
+__all__ = ["budget", "explain", "status_line", "text_repr"]
+
+
+def status_line(c: Compiled) -> str:
+    """What is known, in words that cannot be mistaken for one another."""
+    cert = c.certificate
+    if cert.status is Status.PROVED:
+        words = f"PROVED sup error <= {cert.error_upper:.4g}"
+        if cert.conditional:
+            words += ", ON CONDITION of the declared Lipschitz constant"
+    elif cert.status is Status.REFUTED:
+        words = f"REFUTED sup error > {cert.error_lower:.4g}"
+    else:
+        words = f"UNDECIDED ({cert.reason})"
+    return words if c.rechecked else words + "  [as stored in the file; verify.check proves it again]"
+
+
+def budget(cert: Certificate) -> list[tuple[str, float]]:
+    """The eps budget: what the real function takes, what float64 execution adds, what is left."""
+    real = max(cert.error_upper - cert.rounding, 0.0)
+    return [("approximation (real arithmetic)", real), ("rounding of the forward pass", cert.rounding), ("unused", max(cert.eps - cert.error_upper, 0.0))]
+
+
+def _short(text: str, width: int = 100) -> str:
+    return text if len(text) <= width else text[: width - 4] + " ..."
+
+
+def text_repr(c: Compiled) -> str:
+    """One screen: target, domain, construction, tokens, proved bound, budget, sizes."""
+    cert = c.certificate
+    parts = ", ".join(f"{name} {value:.3g}" for name, value in budget(cert))
+    rows = [
+        ("target", _short(str(c.target))),
+        ("domain", repr(c.domain)),
+        ("construction", f"{c.method}" + (f" ({c.grid['family']})" if "family" in c.grid else f" ({c.grid['lattice']})" if "lattice" in c.grid else "")),
+        ("tokens", str(c.length)),
+        ("error", status_line(c)),
+        ("eps", f"{c.eps:.4g} = {parts}"),
+        ("sizes", f"max|logit| {c.max_logit:.3g}, max|value| {c.max_value:.3g}"),
+    ]
+    return "Compiled prefix\n" + "\n".join(f"  {name:<13}{text}" for name, text in rows)
+
+
+def explain(c: Compiled) -> str:
+    """The proof with its numbers: the claim, the construction's a-priori budget, what the kernel proved and assumed, the lower bound."""
+    cert = c.certificate
+    lines = [
+        "Claim",
+        f"  |g(x) - f(x)| <= {c.eps:.6g} for every x in {c.domain!r}, maximum over {c.values.shape[1]} output(s)",
+        f"  f = {_short(str(c.target), 300)}   [{c.target.provenance}]",
+        f"  g(x) = sum_j w_j(x) v_j, w = softmax(<a_j, x> + b_j), {c.length} tokens, {c.method} construction",
+        "",
+    ]
+    if c.terms:
+        lines.append("A-priori budget (the construction's theorem; not needed by the proof)")
+        for t in c.terms:
+            lines.append(f"  {t.name:<16}{t.value:>12.4g}   {t.inequality}   [{t.source}]")
+        lines.append(f"  {'total':<16}{sum(t.value for t in c.terms):>12.4g}")
+        lines.append("")
+    lines.append("Proof (a posteriori, from the stored numbers)")
+    how = (
+        "covering lemma or bisection: sum_j w_j (L |x - z_j| + |v_j - y_j|), worst case over the Lipschitz class"
+        if isinstance(c.target, LipschitzTarget)
+        else "Taylor models of g and f on boxes, Bernstein bounds of their difference, outward rounding"
+    )
+    lines.append(f"  method          {how}")
+    lines.append(f"  boxes           {cert.boxes}")
+    for name, value in budget(cert):
+        lines.append(f"  {name:<32}{value:>12.4g}")
+    lines.append(f"  {'proved upper bound':<32}{cert.error_upper:>12.4g}   <= eps = {cert.eps:.4g}" if cert.proved else f"  status          {cert.status}: {cert.reason}")
+    where = "" if cert.witness is None else f"   attained at ({', '.join(f'{w:.6g}' for w in cert.witness)})"
+    lines.append(f"  {'proved lower bound':<32}{cert.error_lower:>12.4g}{where}")
+    lines.append(f"  {'status':<32}{status_line(c)}")
+    lines.append("Assumes")
+    lines += [f"  - {a}" for a in cert.assumptions]
+    lower = c.lower_bound
+    lines += ["", "Length", f"  {c.length} tokens built; {lower!r}"]
+    return "\n".join(lines)

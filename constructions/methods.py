@@ -1,0 +1,106 @@
+"""The constructions `compile_prefix` can use, in one visible table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from constructions.problem import Problem
+from constructions.proposal import Proposal
+from constructions.sharp.bernstein import propose_bernstein
+from constructions.sharp.covering import covering_length, propose_covering
+from constructions.sharp.laplacian import propose_laplacian
+from constructions.sharp.minimax import propose_minimax
+from constructions.sharp.minimax_nd import propose_minimax_nd
+from constructions.sharp.sharpen import sharpened
+from constructions.sharp.steps import propose_steps
+from verify import Provenance
+
+__all__ = ["METHODS", "Method", "tokens_needed"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One construction.
+
+    refusal: why it does not apply to a problem, or None; propose: (problem, eps, max_tokens, effort) -> proposals, shortest first;
+    dominated_by: a construction whose heads include this one's keys with the *best* values, so that "auto" need not ask this
+    one where that one found something.
+    """
+
+    name: str
+    summary: str
+    refusal: Callable[[Problem], str | None]
+    propose: Callable[[Problem, float, int, float], Iterator[Proposal]]
+    dominated_by: str | None = None
+
+
+def _needs_formula(problem: Problem) -> str | None:
+    return "needs a target with a formula or grid data; a black box has a Lipschitz constant only" if problem.target is None else None
+
+
+def _needs_sympy(problem: Problem) -> str | None:
+    return None if problem.expressions is not None else "needs a SymPy expression, whose Laplacians it takes"
+
+
+def _minimax(problem: Problem, eps: float, max_tokens: int, effort: float) -> Iterator[Proposal]:
+    lo, hi = problem.domain.bounds
+    if problem.domain.dimension == 1:
+        yield from propose_minimax(_scalar(problem), float(lo[0]), float(hi[0]), eps, effort=effort, max_tokens=min(max_tokens, 400))
+    else:
+        yield from propose_minimax_nd(problem.evaluate, lo, hi, eps, effort=effort, max_tokens=min(max_tokens, 4000))
+
+
+def _scalar(problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda x: problem.evaluate(np.asarray(x, dtype=np.float64)[:, None])
+
+
+def _bernstein(problem: Problem, eps: float, max_tokens: int, effort: float) -> Iterator[Proposal]:
+    lo, hi = problem.domain.bounds
+    yield from propose_bernstein(problem.evaluate, lo, hi, eps, max_tokens=max_tokens)
+
+
+def _laplacian(problem: Problem, eps: float, max_tokens: int, effort: float) -> Iterator[Proposal]:
+    lo, hi = problem.domain.bounds
+    assert problem.expressions is not None
+    yield from propose_laplacian(list(problem.expressions), problem.symbols, lo, hi, eps, max_tokens=max_tokens)
+
+
+def _covering(problem: Problem, eps: float, max_tokens: int, effort: float) -> Iterator[Proposal]:
+    """Cells for the Lipschitz constant; for a known function of one variable, cells of equal oscillation instead."""
+    lo, hi = problem.domain.bounds
+    if problem.target is not None and problem.domain.dimension == 1:
+        # each token's value is one of a range-long ladder of steps of at most 2 eps
+        values = problem.evaluate(np.linspace(lo, hi, 257))
+        if np.ptp(values, axis=0).max() > 2 * eps * max_tokens:
+            return
+        yield from propose_steps(_scalar(problem), float(lo[0]), float(hi[0]), eps, max_tokens=max_tokens)
+        return
+    constant = problem.constant()
+    if not np.isfinite(constant):
+        return
+    for proposal in propose_covering(problem.evaluate, constant, lo, hi, eps, norm=problem.norm, max_tokens=max_tokens):
+        lemma = problem.provenance is Provenance.DECLARED and problem.norm == "l2" and problem.domain.dimension > 1
+        sharp = sharpened(proposal, constant, eps, lo, hi) if lemma else None
+        if sharp is not None:
+            yield sharp
+        yield proposal
+
+
+METHODS: tuple[Method, ...] = (
+    Method("minimax", "best values on free keys and free denominators", _needs_formula, _minimax),
+    Method("bernstein", "exact polynomials in sigmoid(h x)", _needs_formula, _bernstein, dominated_by="minimax"),
+    Method("laplacian", "Gaussian keys with Laplacian-corrected values", _needs_sympy, _laplacian, dominated_by="minimax"),
+    Method("covering", "one token per cell of a covering", lambda problem: None, _covering),
+)
+
+
+def tokens_needed(problem: Problem, eps: float) -> int | None:
+    """Tokens the covering construction needs, without building it; None where no Lipschitz constant is finite."""
+    constant = problem.constant()
+    if not np.isfinite(constant):
+        return None
+    lo, hi = problem.domain.bounds
+    return covering_length(constant, lo, hi, eps, norm=problem.norm)

@@ -1,0 +1,112 @@
+"""Two different things on one picture: the error measured at sample points, and the bound proved box by box."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from constructions.captions import names_of
+from constructions.plots.style import BLACK, BLUE, CYCLE, GREY, ORANGE, RED, legend, titled
+from constructions.sampled import grid_2d, line, sampled
+from verify import LipschitzTarget
+from verify.prove import error_profile
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from constructions.compiled import Compiled
+
+__all__ = ["draw_error"]
+
+
+def draw_error(c: Compiled, ax: Axes, *, cells: int | None = None) -> None:
+    """The proved bound per box (as many boxes per axis as `cells`), the measured error, and eps. Raises ValueError for cells < 1.
+
+    In more than two dimensions, every axis gets its own pair: the largest over the other coordinates.
+    """
+    n = c.domain.dimension
+    count = {1: 200, 2: 40}.get(n, max(2, int(256 ** (1 / n)))) if cells is None else cells
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+        raise ValueError(f"cells = {cells!r}, expected a whole number of boxes per axis, at least 1")
+    lo, hi, upper = error_profile(c.claim, cells=int(count))
+    (_steps if n == 1 else _map if n == 2 else _shadows)(c, ax, lo, hi, upper)
+    titled(ax, c, "Error")
+
+
+def _measured_name(c: Compiled) -> str:
+    return "worst case over the Lipschitz class (sampled)" if isinstance(c.target, LipschitzTarget) else "measured (sampled)"
+
+
+def _steps(c: Compiled, ax: Axes, lo: np.ndarray, hi: np.ndarray, upper: np.ndarray) -> None:
+    s = sampled(c, line(c, 0, 2001))
+    finite = np.isfinite(upper)
+    ax.stairs(np.where(finite, upper, np.nan), np.append(lo[:, 0], hi[-1, 0]), color=BLUE, lw=1.8, label="proved bound per box")
+    for a, b in zip(lo[~finite, 0], hi[~finite, 0], strict=True):
+        ax.axvspan(a, b, color=RED, alpha=0.25, lw=0, label="no bound reached" if a == lo[~finite, 0][0] else None)
+    positive = np.where(s.error > 0, s.error, np.nan)
+    ax.plot(s.points[:, 0], positive, color=ORANGE, lw=1.0, label=_measured_name(c))
+    ax.axhline(c.eps, color=BLACK, lw=1.2, ls="--", label=f"eps = {c.eps:g}")
+    _log_scale(ax, np.concatenate([upper[finite], positive[np.isfinite(positive)], [c.eps]]), c.eps)
+    ax.set_xlabel(names_of(c)[0])
+    ax.set_ylabel("|g − f|" + (", largest over outputs" if c.values.shape[1] > 1 else ""))
+    ax.margins(x=0)
+    legend(ax, loc="lower center", ncols=3)
+
+
+def _log_scale(ax: Axes, values: np.ndarray, eps: float) -> None:
+    """Logarithmic, from a thousandth of eps where the error has zeros, with room for the legend below."""
+    low = max(float(np.min(values)), eps * 1e-3)
+    ax.set_yscale("log")
+    ax.set_ylim(low / 8, float(np.max(values)) * 2)
+
+
+def _map(c: Compiled, ax: Axes, lo: np.ndarray, hi: np.ndarray, upper: np.ndarray) -> None:
+    from matplotlib import colormaps
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    edges = [np.append(np.unique(lo[:, i]), hi[:, i].max()) for i in (0, 1)]
+    image = upper.reshape(len(edges[0]) - 1, len(edges[1]) - 1).T
+    image = np.where(np.isfinite(image), image, np.nan)
+    colours = colormaps["cividis"].with_extremes(bad=RED)
+    shown = ax.pcolormesh(edges[0], edges[1], image, cmap=colours, vmin=0, vmax=max(c.eps, np.nanmax(image, initial=0)))
+    bar = ax.figure.colorbar(shown, ax=ax, label="proved bound per box")
+    bar.ax.axhline(c.eps, color=RED, lw=2.5)
+    x, y, points = grid_2d(c, 120)
+    s = sampled(c, points)
+    error = s.error.reshape(len(y), len(x))
+    levels = [c.eps * share for share in (0.25, 0.5, 0.75)]
+    styles = [":", "--", "-"]
+    handles = [Line2D([], [], color="white", lw=1, ls=style, label=f"{_measured_name(c)} = {share} eps") for style, share in zip(styles, ("¼", "½", "¾"), strict=True)]
+    if error.max() > levels[0]:
+        ax.contour(x, y, error, levels=levels, colors="white", linewidths=0.9, linestyles=styles)
+    handles.append(Line2D([], [], color=RED, lw=2.5, label=f"eps = {c.eps:g} (on the colour bar)"))
+    if np.isnan(image).any():
+        handles.append(Patch(color=RED, label="no bound reached"))
+    frame = ax.legend(handles=handles, fontsize=8, facecolor="#333333", edgecolor="#CCCCCC", labelcolor="white", framealpha=0.85, loc="upper right")
+    frame.set_zorder(4)
+    ax.set_xlabel(names_of(c)[0])
+    ax.set_ylabel(names_of(c)[1])
+
+
+def _shadows(c: Compiled, ax: Axes, lo: np.ndarray, hi: np.ndarray, upper: np.ndarray) -> None:
+    low, high = c.domain.bounds
+    s = sampled(c, c.domain.sample(4000))
+    bins = 12
+    for axis, name in enumerate(names_of(c)):
+        colour = CYCLE[axis % len(CYCLE)]
+        starts = np.unique(lo[:, axis])
+        bound = [upper[lo[:, axis] == a].max() for a in starts]
+        ends = (np.append(starts, high[axis]) - low[axis]) / (high[axis] - low[axis])
+        ax.stairs(np.where(np.isfinite(bound), bound, np.nan), ends, color=colour, lw=1.8, label=f"proved bound, along {name}")
+        t = (s.points[:, axis] - low[axis]) / (high[axis] - low[axis])
+        slot = np.minimum((t * bins).astype(int), bins - 1)
+        top = np.array([s.error[slot == i].max(initial=0) for i in range(bins)])
+        ax.plot((np.arange(bins) + 0.5) / bins, np.where(top > 0, top, np.nan), color=colour, lw=1, ls=":", marker=".")
+    ax.plot([], [], color=GREY, lw=1, ls=":", marker=".", label=_measured_name(c))
+    ax.axhline(c.eps, color=BLACK, lw=1.2, ls="--", label=f"eps = {c.eps:g}")
+    _log_scale(ax, np.concatenate([upper[np.isfinite(upper)], s.error[s.error > 0], [c.eps]]), c.eps)
+    ax.set_xlabel("position between the ends of the coordinate")
+    ax.set_ylabel("|g − f|, largest over the other coordinates")
+    legend(ax, loc="lower center", ncols=2)
