@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -129,7 +130,7 @@ class Compiled:
         middle, half = a @ (lo + (hi - lo) / 2) + b, np.abs(a) @ ((hi - lo) / 2)
         return float((np.abs(middle) + half).max())
 
-    @property
+    @cached_property
     def lower_bound(self) -> ZigZag | Alternation:
         """A certified lower bound on the tokens of any single head: alternations of this very target where it is known; for one
         known by its Lipschitz constant, the zigzag that some function of the class is (along the longest side)."""

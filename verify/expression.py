@@ -153,8 +153,8 @@ def _check(i: int, node: Node, variables: int) -> None:
         if count != 1 or value is None:
             raise ExpressionError(f"{where}: takes one argument and an exponent")
         p = rational(value)
-        if abs(p) > 10_000 or p.denominator > 10_000:
-            raise ExpressionError(f"{where}: exponent {value} is outside [-10000, 10000]")
+        if abs(p) > 10_000 or p.denominator > 2**64:
+            raise ExpressionError(f"{where}: exponent {value} is outside [-10000, 10000] or has a denominator above 2^64")
     elif node.op == "select":
         if count != 3 or value not in (">", ">="):
             raise ExpressionError(f"{where}: takes three arguments and '>' or '>='")

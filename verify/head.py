@@ -263,8 +263,9 @@ def enclose_head(
             wobble = mean_bound(weight_error * np.abs(dv)) + total_weight_error * away
             if own is not None:
                 wobble = wobble + mean_bound(weight_error * np.abs(own.slope).sum(axis=2))
+            # what the values got wrong counts with the true weights, at most (1 + theta) / (1 - sum w theta) times those of ghat
+            wobble = wobble + mean_bound(value_error[:, i, :] * (1 + weight_error))
             wobble = wobble / _positive(1 - total_weight_error)
-            wobble = wobble + mean_bound(value_error[:, i, :])
             if own is None:
                 dropped = tokens.moment[i] + tokens.share * (np.abs(start[:, i]) + away + wobble)
             else:

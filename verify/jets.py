@@ -26,9 +26,9 @@ from itertools import combinations_with_replacement
 import flint
 import numpy as np
 
-from verify.ball import U, UP, Ball, gamma, inverse
+from verify.ball import TINY, UP, Ball, U, gamma, inverse
 from verify.expression import Expression, Node
-from verify.precision import arb_bounds, arb_from_bounds, working_precision
+from verify.precision import arb_bounds, working_precision
 
 __all__ = ["Jet", "homogeneous_product", "jets", "monomials"]
 
@@ -76,6 +76,8 @@ def homogeneous_product(a: Ball, b: Ball, n: int, d1: int, d2: int) -> Ball:
 
 def _times(a: Jet, b: Jet, n: int, degree: int) -> Ball | None:
     """Part `degree` of a product of jets."""
+    if degree == 0 and a[0] is not None and b[0] is not None:
+        return _range_product(a[0], b[0])
     out: Ball | None = None
     for i in range(degree + 1):
         x, y = a[i], b[degree - i]
@@ -84,6 +86,18 @@ def _times(a: Jet, b: Jet, n: int, degree: int) -> Ball | None:
         term = homogeneous_product(x, y, n, i, degree - i)
         out = term if out is None else out + term
     return out
+
+
+def _range_product(a: Ball, b: Ball) -> Ball:
+    """Product of ranges from their ends: tighter than the product of balls, which for [0, h] [a, b] reaches below zero."""
+    product = a * b
+    if not (a.rad.any() and b.rad.any()):
+        return product
+    ends = [x * y for x in (a.lower(), a.upper()) for y in (b.lower(), b.upper())]
+    lo, hi = np.minimum.reduce(ends), np.maximum.reduce(ends)
+    lo, hi = lo - 2 * U * np.abs(lo) - TINY, hi + 2 * U * np.abs(hi) + TINY
+    both = (a.lower() >= 0) & (b.lower() >= 0)
+    return Ball.between(np.where(both, np.maximum(lo, 0.0), lo), hi)
 
 
 def _sum(a: Ball | None, b: Ball | None) -> Ball | None:
@@ -101,17 +115,22 @@ def _elementwise(x: Ball, function: Callable[[flint.arb], flint.arb]) -> Ball:
     return Ball.between(lo.reshape(x.shape), hi.reshape(x.shape))
 
 
-def _monotone(x: Ball, function: Callable[[flint.arb], flint.arb], floor: float = -np.inf, ceiling: float = np.inf) -> Ball:
+def _monotone(
+    x: Ball, function: Callable[[flint.arb], flint.arb], floor: float = -np.inf, ceiling: float = np.inf, strict: bool = False
+) -> Ball:
     """Range of an increasing function from the two ends of each ball (tight, and exact at the end of its domain).
 
     The argument is intersected with [floor, ceiling], the closed set on which the function is defined: the bound then holds at
-    every point of the box *where the expression is defined*. An argument entirely outside gives NaN.
+    every point of the box *where the expression is defined*. An argument entirely outside gives NaN; a strict one also where the
+    argument reaches outside by more than a rounding of its own width.
     """
     lo, hi = x.lower().ravel(), x.upper().ravel()
     out_lo, out_hi = np.full(lo.size, np.nan), np.full(lo.size, np.nan)
     for i in range(lo.size):
         a, b = float(lo[i]), float(hi[i])
         if not (np.isfinite(a) and np.isfinite(b)) or b < floor or a > ceiling:
+            continue
+        if strict and max(floor - a, b - ceiling) > 2.0**-40 * (b - a):
             continue
         a, b = max(a, floor), min(b, ceiling)
         below = arb_bounds(function(flint.arb(a)))
@@ -169,23 +188,21 @@ def _self_referential(u: Jet, n: int, order: int, value: Ball, sign: float) -> J
     return y
 
 
-def _power(u: Jet, n: int, order: int, p: Fraction) -> Jet:
+def _power(u: Jet, n: int, order: int, p: Fraction, strict: bool = False) -> Jet:
     if p.denominator == 1 and 0 <= p.numerator <= 64:
         return _integer_power(u, n, order, p.numerator)
     head = _head(u)
-    exponent = flint.fmpq(p.numerator, p.denominator)
     if p.denominator > 1:
         with_sign = (lambda x: _real_power(x, p)) if p > 0 else (lambda x: 1 / _real_power(x, -p))
         if p > 0:
-            value = _monotone(head, with_sign, floor=0.0)
+            value = _monotone(head, with_sign, floor=0.0, strict=strict)
         else:  # decreasing on (0, inf)
-            value = -_monotone(head, lambda x: -with_sign(x), floor=0.0)
+            value = -_monotone(head, lambda x: -with_sign(x), floor=0.0, strict=strict)
     else:
         value = _elementwise(head, lambda x: x**p.numerator if p >= 0 else 1 / x ** (-p.numerator))
     reciprocal = inverse(head)
     q = p.numerator / p.denominator
     q_ball = Ball(np.float64(q), np.float64(0.0 if Fraction(q) == p else U * abs(q)))
-    del exponent
     y: Jet = [value]
     for d in range(1, order + 1):  # u E y = p y E u
         acc: Ball | None = None
@@ -250,11 +267,11 @@ def _head(u: Jet) -> Ball:
     return u[0]
 
 
-def _integrated(op: str, u: Jet, n: int, order: int) -> Jet:
+def _integrated(op: str, u: Jet, n: int, order: int, strict: bool) -> Jet:
     """Functions whose derivative is algebraic (or, for erf, a Gaussian) in the argument."""
     head = _head(u)
     if op == "log":
-        value, psi = _monotone(head, lambda x: x.log(), floor=0.0), _power(u, n, order, Fraction(-1))
+        value, psi = _monotone(head, lambda x: x.log(), floor=0.0, strict=strict), _power(u, n, order, Fraction(-1))
     else:
         square = _integer_power(u, n, order, 2)
         if op == "erf":
@@ -264,13 +281,13 @@ def _integrated(op: str, u: Jet, n: int, order: int) -> Jet:
         elif op == "atan":
             value, psi = _monotone(head, lambda x: x.atan()), _power(_plus(square, 1.0), n, order, Fraction(-1))
         elif op == "atanh":
-            value, psi = _monotone(head, lambda x: x.atanh(), -1.0, 1.0), _power(_plus(_negate(square), 1.0), n, order, Fraction(-1))
+            value, psi = _monotone(head, lambda x: x.atanh(), -1.0, 1.0, strict), _power(_plus(_negate(square), 1.0), n, order, Fraction(-1))
         elif op == "asinh":
             value, psi = _monotone(head, lambda x: x.asinh()), _power(_plus(square, 1.0), n, order, Fraction(-1, 2))
         elif op == "acosh":
-            value, psi = _monotone(head, lambda x: x.acosh(), floor=1.0), _power(_plus(square, -1.0), n, order, Fraction(-1, 2))
+            value, psi = _monotone(head, lambda x: x.acosh(), floor=1.0, strict=strict), _power(_plus(square, -1.0), n, order, Fraction(-1, 2))
         else:  # asin, acos
-            value = _monotone(head, lambda x: x.asin(), -1.0, 1.0)
+            value = _monotone(head, lambda x: x.asin(), -1.0, 1.0, strict)
             psi = _power(_plus(_negate(square), 1.0), n, order, Fraction(-1, 2))
             if op == "acos":
                 half_pi = _elementwise(Ball.exact(np.ones((1, 1))), lambda x: flint.arb.pi() / 2)
@@ -344,7 +361,7 @@ def _selection(node: Node, c: Jet, a: Jet, b: Jet, n: int, order: int, boxes: in
     return _pick(choice, a, b, order, n, choice == 0, continuous=False)
 
 
-def _unary(op: str, u: Jet, n: int, order: int, boxes: int) -> Jet:
+def _unary(op: str, u: Jet, n: int, order: int, boxes: int, strict: bool) -> Jet:
     head = _head(u)
     if op == "exp":
         return _exp(u, n, order)
@@ -360,7 +377,7 @@ def _unary(op: str, u: Jet, n: int, order: int, boxes: int) -> Jet:
         return _self_referential(u, n, order, _elementwise(head, lambda x: x.tan()), 1.0)
     if op == "abs":
         return _absolute(u, n, order, boxes)
-    return _integrated(op, u, n, order)
+    return _integrated(op, u, n, order, strict)
 
 
 def _variable(i: int, centre: Ball, radius: np.ndarray, n: int, order: int) -> Jet:
@@ -372,12 +389,12 @@ def _variable(i: int, centre: Ball, radius: np.ndarray, n: int, order: int) -> J
     return out
 
 
-def jets(expression: Expression, centre: Ball, radius: np.ndarray, order: int) -> list[Jet]:
+def jets(expression: Expression, centre: Ball, radius: np.ndarray, order: int, strict: bool = False) -> list[Jet]:
     """Taylor coefficients in tau of each output, for x = centre + radius * tau.
 
     centre: (boxes, n) balls, points or whole boxes; radius: (boxes, n) half-widths, exact. Returns one jet per output, parts
     0..order; an entry that cannot be bounded has an infinite or NaN radius. The values hold at every point where the
-    expression is defined (as a real function).
+    expression is defined (as a real function); with `strict`, a box that may reach where it is not gets NaN.
     """
     boxes, n = centre.shape
     table: list[Jet] = []
@@ -396,7 +413,7 @@ def jets(expression: Expression, centre: Ball, radius: np.ndarray, order: int) -
             elif node.op == "mul":
                 value = _product(args, n, order)
             elif node.op == "pow":
-                value = _power(args[0], n, order, Fraction(node.value or "1"))
+                value = _power(args[0], n, order, Fraction(node.value or "1"), strict)
             elif node.op in ("min", "max"):
                 value = args[0]
                 for other in args[1:]:
@@ -404,7 +421,7 @@ def jets(expression: Expression, centre: Ball, radius: np.ndarray, order: int) -
             elif node.op == "select":
                 value = _selection(node, args[0], args[1], args[2], n, order, boxes)
             else:
-                value = _unary(node.op, args[0], n, order, boxes)
+                value = _unary(node.op, args[0], n, order, boxes, strict)
             table.append(value)
     return [[p if p is None else _dense(p, boxes, len(monomials(n, d))) for d, p in enumerate(table[o])] for o in expression.outputs]
 
@@ -421,10 +438,3 @@ def _constant_bounds(node: Node) -> tuple[float, float]:
             return nearest, nearest
     return arb_bounds(Expression((node,), (0,), ()).enclose_point([])[0])
 
-
-def box_ball(lo: np.ndarray, hi: np.ndarray) -> Ball:
-    """The boxes [lo, hi] as balls."""
-    return Ball.between(lo, hi)
-
-
-_ = arb_from_bounds

@@ -15,13 +15,11 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-import flint
 import numpy as np
 from jaxtyping import Float
 
 from verify.domain import Box
-from verify.expression import Expression
-from verify.precision import working_precision
+from verify.target import ExpressionTarget, GridTarget
 
 __all__ = ["Alternation", "ZigZag", "alternation", "zigzag"]
 
@@ -87,16 +85,22 @@ class Alternation:
         """The lower bound: the number of alternating points."""
         return max(1, len(self.points))
 
-    def holds(self, expression: Expression, domain: Box) -> bool:
+    def holds(self, target: ExpressionTarget | GridTarget, domain: Box) -> bool:
         """Check with balls: points on one line in order, inside the domain, signs alternate, all beyond eps."""
         if len(self.points) <= 1:
             return True
         points = np.array(self.points)
-        if points.shape[1] != expression.dimension or not domain.contains(points).all() or not _in_order(self.points):
+        if points.shape[1] != target.dimension or not domain.contains(points).all() or not _in_order(self.points):
             return False
-        with working_precision(128):
-            signs = [_sign(expression, p, self.theta, self.eps, self.component) for p in self.points]
-        return all(s != 0 for s in signs) and all(a == -b for a, b in zip(signs, signs[1:], strict=False))
+        if not 0 <= self.component < target.outputs or not (math.isfinite(self.theta) and self.eps > 0):
+            return False
+        with np.errstate(all="ignore"):
+            series = target.series(points, points, 1)  # boxes that are points: the zeroth part and a rounding-sized remainder
+            value = series.parts[self.component][0]
+            assert value is not None
+            distance = value.enlarge(series.remainder[:, self.component]).shift(-self.theta)
+            signs = np.where(distance.lower() > self.eps, 1, np.where(distance.upper() < -self.eps, -1, 0))
+        return bool((signs != 0).all() and (signs[1:] == -signs[:-1]).all())
 
     def __repr__(self) -> str:
         return f"<Alternation: no head with fewer than {self.tokens} tokens is within {self.eps:.4g} of this target>"
@@ -120,37 +124,55 @@ def _in_order(points: tuple[tuple[float, ...], ...]) -> bool:
     return True
 
 
-def _sign(expression: Expression, point: tuple[float, ...], theta: float, eps: float, component: int) -> int:
-    value = expression.enclose_point([flint.arb(x) for x in point])[component] - flint.arb(theta)
-    if value > flint.arb(eps):
-        return 1
-    return -1 if value < -flint.arb(eps) else 0
+def alternation(
+    target: ExpressionTarget | GridTarget, domain: Box, eps: float, samples: int = 4001, lines: int = 5
+) -> Alternation:
+    """Search lines along the axes and the best constant theta on each, and certify what is found.
 
-
-def alternation(expression: Expression, domain: Box, eps: float, samples: int = 4001) -> Alternation:
-    """Search the best constant theta along each axis through the domain's centre, and certify what is found.
-
-    The number of alternations of f - theta beyond eps is computed on a sample for a few hundred theta; the winner's points are
-    then checked rigorously and dropped down to those that hold. Always returns a certificate that holds (perhaps of one token).
+    In n > 1 dimensions `lines`^(n-1) parallel lines per axis are tried (at most 125). The number of alternations of f - theta
+    beyond eps is counted on a sample for a few hundred theta; the winner's points are then checked rigorously. Always returns a
+    certificate that holds (perhaps of one token).
     """
     lo, hi = domain.bounds
-    best = Alternation(((float(lo[0]),) + tuple(float(x) for x in lo[1:]),), 0.0, eps)
-    for axis in range(domain.dimension):
-        points = np.tile(lo + (hi - lo) * 0.5, (samples, 1))
-        points[:, axis] = np.clip(np.linspace(lo[axis], hi[axis], samples), lo[axis], hi[axis])
-        values = expression.evaluate(points)
-        for component in range(values.shape[1]):
-            f = values[:, component]
-            finite = np.isfinite(f)
-            if not finite.any():
-                continue
-            for theta in np.unique(np.quantile(f[finite], np.linspace(0, 1, 301))):
-                chosen = _alternating(f - theta, eps)
+    best = Alternation((tuple(float(x) for x in lo),), 0.0, eps)
+    n = domain.dimension
+    offsets = [np.full(n, 0.5)] if n == 1 or lines ** (n - 1) > 125 else _grid(n, lines)
+    for axis in range(n):
+        for offset in offsets:
+            if offset[axis] != 0.5:
+                continue  # the axis's own coordinate runs along the line
+            points = np.tile(np.clip(lo + (hi - lo) * offset, lo, hi), (samples, 1))
+            points[:, axis] = np.clip(np.linspace(lo[axis], hi[axis], samples), lo[axis], hi[axis])
+            values = target.evaluate(points)
+            for component in range(values.shape[1]):
+                theta, chosen = _best_constant(values[:, component], eps, len(best.points))
                 if len(chosen) > len(best.points):
                     found = tuple(tuple(float(x) for x in points[i]) for i in chosen)
-                    candidate = Alternation(found, float(theta), eps, component)
-                    if candidate.holds(expression, domain):
+                    candidate = Alternation(found, theta, eps, component)
+                    if candidate.holds(target, domain):
                         best = candidate
+    return best
+
+
+def _grid(n: int, lines: int) -> list[np.ndarray]:
+    steps = np.linspace(0, 1, lines)
+    return list(np.stack([g.ravel() for g in np.meshgrid(*[steps] * n, indexing="ij")], axis=1))
+
+
+def _best_constant(f: Float[np.ndarray, " samples"], eps: float, known: int) -> tuple[float, list[int]]:
+    """The constant theta with the most alternations of f - theta, if more than `known`, and their indices."""
+    best: tuple[float, list[int]] = (0.0, [])
+    finite = f[np.isfinite(f)]
+    if len(finite) == 0 or np.ptp(finite) <= 2 * eps:
+        return best
+    # between two neighbouring candidates nothing changes but by the samples' own resolution
+    turning = finite[1:-1][(np.diff(finite)[1:] > 0) != (np.diff(finite)[:-1] > 0)] if len(finite) > 2 else finite
+    if len(turning) + 2 <= known:
+        return best  # f has too few monotone pieces
+    for theta in np.unique(np.quantile(finite, np.linspace(0, 1, 301))):
+        chosen = _alternating(f - theta, eps)
+        if len(chosen) > max(known, len(best[1])):
+            best = (float(theta), chosen)
     return best
 
 

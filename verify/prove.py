@@ -29,6 +29,9 @@ from verify.target import LipschitzTarget, Target
 
 __all__ = ["Claim", "Progress", "error_profile", "prove"]
 
+_MAX_WORK = 1e11
+"""Moments of tokens over all boxes (tokens * order^n each) after which a proof gives up: some minutes."""
+
 Progress = Callable[[float, str], None]
 """Called with the fraction of the domain that is done and a few words."""
 
@@ -110,18 +113,20 @@ class _Search:
         self.claim, self.head, self.max_boxes = claim, head, max_boxes
         self.progress = progress or (lambda done, words: None)
         self.n = claim.domain.dimension
-        self.boxes = 0
+        self.boxes, self.work = 0, 0
         self.best_lower, self.witness = 0.0, None
         scale = float(np.ptp(head.values)) + float(np.abs(head.values).min()) + claim.eps
         digits = -math.log10(max(min(claim.eps / scale, 1.0), 1e-16))
         low, high = {1: (6, 18), 2: (5, 12), 3: (4, 8)}.get(self.n, (3, 4))
         self.order = int(np.clip(math.ceil(1.3 * digits) + 4 if self.n == 1 else math.ceil(1.2 * digits) + 3, low, high))
+        while self.order > 1 and self.order**self.n > 20_000:  # high dimensions: fewer terms rather than more memory
+            self.order -= 1
         largest = float(np.abs(head.values).max()) + 1.0
         self.negligible = float(np.clip(math.log(claim.eps * 1e-4 / (len(head.biases) * largest)), -60.0, -12.0))
         lo, hi = claim.domain.bounds
         self.width = hi - lo
         if isinstance(claim.target, LipschitzTarget):
-            self.order = 5
+            self.order = min(self.order, 5)
             diameter = {"l2": math.sqrt(float((self.width**2).sum())), "linf": float(self.width.max()), "l1": float(self.width.sum())}
             off = float(np.abs(claim.target.points - np.clip(claim.target.points, lo, hi)).sum())
             mismatch = float(np.abs(head.values - claim.target.values).max())
@@ -298,8 +303,9 @@ class _Search:
             if passed.all():
                 continue
             lo, hi, axis = lo[~passed], hi[~passed], axis[~passed]
-            if self.boxes > self.max_boxes:
-                return self._undecided(f"more than {self.max_boxes} boxes", lo[0], hi[0])
+            self.work += len(bounds.upper) * len(tokens.index) * self.order**self.n
+            if self.boxes > self.max_boxes or self.work > _MAX_WORK:
+                return self._undecided(f"gave up after {self.boxes} boxes", lo[0], hi[0])
             halves, stuck = _split(lo, hi, axis)
             if stuck is not None:
                 return self._undecided("a box became too small to cut", lo[stuck], hi[stuck])

@@ -51,13 +51,20 @@ def value_range(expression: Expression, domain: Box, *, tightness: float = 0.05,
 
     def bound(lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         c = lo + (hi - lo) * 0.5
-        over = _heads(jets(expression, Ball.between(lo, hi), np.ones_like(lo), 0))
+        over = _heads(jets(expression, Ball.between(lo, hi), np.ones_like(lo), 0, strict=True))
         at = _heads(jets(expression, Ball.exact(c), np.ones_like(lo), 0))
         upper = np.max([x.magnitude()[:, 0] for x in over], axis=0)
         lower = np.max([np.maximum(np.abs(x.mid) - x.rad, 0)[:, 0] for x in at], axis=0)
         return upper, np.where(np.isnan(lower), 0.0, lower)
 
-    return _supremum(bound, domain, tightness, max_boxes)
+    def touching(lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+        """Bounds where f is defined, for small boxes that only touch the end of its domain: both corners must be inside."""
+        over = _heads(jets(expression, Ball.between(lo, hi), np.ones_like(lo), 0))
+        corners = [h.mid for point in (lo, hi) for h in _heads(jets(expression, Ball.exact(point), np.ones_like(lo), 0))]
+        upper = np.max([x.magnitude()[:, 0] for x in over], axis=0)
+        return np.where(np.isfinite(np.max(corners, axis=0)[:, 0]), upper, np.nan)
+
+    return _supremum(bound, domain, tightness, max_boxes, touching)
 
 
 def _slopes(found: list[Jet]) -> list[Ball]:
@@ -71,13 +78,16 @@ def _heads(found: list[Jet]) -> list[Ball]:
 _Bound = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def _supremum(bound: _Bound, domain: Box, tightness: float, max_boxes: int) -> Enclosed:
+def _supremum(
+    bound: _Bound, domain: Box, tightness: float, max_boxes: int, touching: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+) -> Enclosed:
     """Bisect the boxes with the largest bounds until the supremum is known within `tightness`, or max_boxes are spent. A box
-    that stays unbounded down to a relative width of 2^-40 is reported as bad."""
+    that stays unbounded down to a relative width of 2^-40 is reported as bad, unless `touching` bounds it."""
     lo, hi = (x[None] for x in domain.bounds)
     width = hi - lo
-    upper, lower_here = (np.broadcast_to(x, (1,)) for x in bound(lo, hi))
-    lower, seen = float(lower_here.max()), 1
+    with np.errstate(all="ignore"):
+        upper, lower_here = (np.broadcast_to(x, (1,)) for x in bound(lo, hi))
+    lower, seen = float(np.nanmax(np.append(lower_here, 0.0))), 1
     while True:
         finite = np.isfinite(upper)
         worst = float(upper.max()) if finite.all() else np.inf
@@ -88,6 +98,13 @@ def _supremum(bound: _Bound, domain: Box, tightness: float, max_boxes: int) -> E
         if stuck.any() or seen >= max_boxes:
             if finite.all():
                 return Enclosed(lower, worst)
+            if touching is not None:
+                upper = upper.copy()
+                with np.errstate(all="ignore"):
+                    upper[~finite] = touching(lo[~finite], hi[~finite])
+                finite = np.isfinite(upper)
+                if finite.all():
+                    return Enclosed(lower, float(upper.max()))
             i = int(np.argmin(np.where(finite, np.inf, relative)))
             return Enclosed(lower, np.inf, tuple((float(a), float(b)) for a, b in zip(lo[i], hi[i], strict=True)))
         threshold = lower * (1 + tightness) if finite.all() else np.inf
@@ -106,7 +123,9 @@ def _supremum(bound: _Bound, domain: Box, tightness: float, max_boxes: int) -> E
         left[rows, axis] = middle
         right[rows, axis] = middle
         low, high = np.concatenate([a, right]), np.concatenate([left, b])
-        new_upper, new_lower = (np.broadcast_to(x, (len(low),)) for x in bound(low, high))
+        with np.errstate(all="ignore"):
+            found = bound(low, high)
+        new_upper, new_lower = (np.broadcast_to(x, (len(low),)) for x in found)
         seen += len(low)
         lower = max(lower, float(np.nanmax(np.append(new_lower, 0.0))))
         lo, hi = np.concatenate([lo[~cut], low]), np.concatenate([hi[~cut], high])

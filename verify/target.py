@@ -155,8 +155,7 @@ class GridTarget:
         if self.interpolation == "linear":
             cuts = a
         else:
-            middle = a[:-1] + (a[1:] - a[:-1]) * 0.5
-            cuts = np.concatenate([np.nextafter(middle, -np.inf), np.nextafter(middle, np.inf)])
+            cuts = np.concatenate(_around_midpoints(a))
         return np.sort(cuts[(cuts > lo) & (cuts < hi)])
 
     def series(self, lo: np.ndarray, hi: np.ndarray, order: int) -> TargetSeries:
@@ -211,8 +210,7 @@ class GridTarget:
         """The hull of the values of all nodes that are nearest to some point of the box."""
         first, last = [], []
         for i, a in enumerate(self.axes):
-            below = np.nextafter(a[:-1] + (a[1:] - a[:-1]) * 0.5, -np.inf)
-            above = np.nextafter(a[:-1] + (a[1:] - a[:-1]) * 0.5, np.inf)
+            below, above = _around_midpoints(a)
             first.append(np.searchsorted(above, lo[:, i], side="left"))
             last.append(np.searchsorted(below, hi[:, i], side="right"))
         parts, remainders = [], []
@@ -235,6 +233,13 @@ class GridTarget:
 
     def __str__(self) -> str:
         return f"{self.interpolation} interpolant of {' x '.join(str(len(a)) for a in self.axes)} grid values"
+
+
+def _around_midpoints(a: Float[np.ndarray, " points"]) -> tuple[np.ndarray, np.ndarray]:
+    """Floats certainly below and certainly above each midpoint (a_i + a_{i+1}) / 2, whose rounding is at most u (|a_i| + |a_{i+1}|)."""
+    middle = a[:-1] + (a[1:] - a[:-1]) * 0.5
+    margin = 4 * U * (np.abs(a[:-1]) + np.abs(a[1:]))
+    return np.nextafter(middle - margin, -np.inf), np.nextafter(middle + margin, np.inf)
 
 
 _NORMS = ("l2", "linf", "l1")
