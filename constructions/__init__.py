@@ -6,4 +6,4 @@ from constructions.errors import CompileError
 from constructions.problem import GridData
 from verify import Box
 
-__all__ = ["Box", "Compiled", "CompileError", "GridData", "compile_prefix", "load"]
+__all__ = ["Box", "CompileError", "Compiled", "GridData", "compile_prefix", "load"]

@@ -116,7 +116,12 @@ class _Source:
 
 
 def _search(
-    problem: Problem, methods: tuple[Method, ...], eps: float, max_tokens: int, effort: float, report: Callable[[float, str], None]
+    problem: Problem,
+    methods: tuple[Method, ...],
+    eps: float,
+    max_tokens: int,
+    effort: float,
+    report: Callable[[float, str], None],
 ) -> Compiled:
     """Prove the shortest proposal among all constructions; where a proof fails, go on with that construction's next one."""
     sources: list[_Source] = []
@@ -140,7 +145,9 @@ def _search(
         certificate = _prove(claim, report, proposal)
         attempts.append((proposal.method, proposal.length, str(certificate.status)))
         if certificate.proved:
-            return Compiled(claim, certificate, proposal.method, proposal.grid, proposal.terms, attempts=tuple(attempts))
+            return Compiled(
+                claim, certificate, proposal.method, proposal.grid, proposal.terms, attempts=tuple(attempts)
+            )
         best = certificate if best is None or certificate.error_lower < best.error_lower else best
         source.next = next(source.stream, None)
         if source.next is None:
@@ -151,7 +158,12 @@ def _search(
 
 
 def _restart(
-    problem: Problem, methods: tuple[Method, ...], eps: float, max_tokens: int, effort: float, attempts: list[tuple[str, int, str]]
+    problem: Problem,
+    methods: tuple[Method, ...],
+    eps: float,
+    max_tokens: int,
+    effort: float,
+    attempts: list[tuple[str, int, str]],
 ) -> list[_Source]:
     """Constructions that were only asked for something shorter than what then failed, asked again without that limit."""
     tried = {name for name, _, _ in attempts}
@@ -178,10 +190,14 @@ def _prove(claim: Claim, report: Callable[[float, str], None], proposal: Proposa
     return prove(claim, progress=lambda done, _: report(done, words))
 
 
-def _give_up(problem: Problem, methods: tuple[Method, ...], eps: float, max_tokens: int, best: Certificate | None) -> Compiled:
+def _give_up(
+    problem: Problem, methods: tuple[Method, ...], eps: float, max_tokens: int, best: Certificate | None
+) -> Compiled:
     if best is not None:
         if math.isfinite(best.rounding) and best.rounding > 0.5 * eps:
-            raise EpsilonError(value=eps, reachable=4 * best.rounding, dominating="rounding of the float64 forward pass")
+            raise EpsilonError(
+                value=eps, reachable=4 * best.rounding, dominating="rounding of the float64 forward pass"
+            )
         raise NotProvedError(certificate=best, status=str(best.status), eps=eps)
     needed = tokens_needed(problem, eps) if any(m.name == "covering" for m in methods) else None
     if needed is not None and needed > max_tokens:

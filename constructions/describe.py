@@ -29,7 +29,11 @@ def status_line(c: Compiled) -> str:
 def budget(cert: Certificate) -> list[tuple[str, float]]:
     """The eps budget: what the real function takes, what float64 execution adds, what is left."""
     real = max(cert.error_upper - cert.rounding, 0.0)
-    return [("approximation (real arithmetic)", real), ("rounding of the forward pass", cert.rounding), ("unused", max(cert.eps - cert.error_upper, 0.0))]
+    return [
+        ("approximation (real arithmetic)", real),
+        ("rounding of the forward pass", cert.rounding),
+        ("unused", max(cert.eps - cert.error_upper, 0.0)),
+    ]
 
 
 def _short(text: str, width: int = 100) -> str:
@@ -43,7 +47,17 @@ def text_repr(c: Compiled) -> str:
     rows = [
         ("target", _short(str(c.target))),
         ("domain", repr(c.domain)),
-        ("construction", f"{c.method}" + (f" ({c.grid['family']})" if "family" in c.grid else f" ({c.grid['lattice']})" if "lattice" in c.grid else "")),
+        (
+            "construction",
+            f"{c.method}"
+            + (
+                f" ({c.grid['family']})"
+                if "family" in c.grid
+                else f" ({c.grid['lattice']})"
+                if "lattice" in c.grid
+                else ""
+            ),
+        ),
         ("tokens", str(c.length)),
         ("error", status_line(c)),
         ("eps", f"{c.eps:.4g} = {parts}"),
@@ -78,7 +92,11 @@ def explain(c: Compiled) -> str:
     lines.append(f"  boxes           {cert.boxes}")
     for name, value in budget(cert):
         lines.append(f"  {name:<32}{value:>12.4g}")
-    lines.append(f"  {'proved upper bound':<32}{cert.error_upper:>12.4g}   <= eps = {cert.eps:.4g}" if cert.proved else f"  status          {cert.status}: {cert.reason}")
+    lines.append(
+        f"  {'proved upper bound':<32}{cert.error_upper:>12.4g}   <= eps = {cert.eps:.4g}"
+        if cert.proved
+        else f"  status          {cert.status}: {cert.reason}"
+    )
     where = "" if cert.witness is None else f"   attained at ({', '.join(f'{w:.6g}' for w in cert.witness)})"
     lines.append(f"  {'proved lower bound':<32}{cert.error_lower:>12.4g}{where}")
     lines.append(f"  {'status':<32}{status_line(c)}")

@@ -88,7 +88,7 @@ class _Table:
             exponent = sp.Rational(exponent)
         if isinstance(exponent, sp.Rational):
             q = Fraction(int(exponent.p), int(exponent.q))
-            if abs(q) <= 10_000 and q.denominator <= 10_000:
+            if abs(q) <= 10_000 and q.denominator <= 2**64:
                 return self.add("pow", self.visit(base), value=str(q))
         # a^b = exp(b log a), as for every real power with a varying exponent
         return self.add("exp", self.add("mul", self.visit(exponent), self.add("log", self.visit(base))))

@@ -38,7 +38,11 @@ class Method:
 
 
 def _needs_formula(problem: Problem) -> str | None:
-    return "needs a target with a formula or grid data; a black box has a Lipschitz constant only" if problem.target is None else None
+    return (
+        "needs a target with a formula or grid data; a black box has a Lipschitz constant only"
+        if problem.target is None
+        else None
+    )
 
 
 def _needs_sympy(problem: Problem) -> str | None:
@@ -48,7 +52,9 @@ def _needs_sympy(problem: Problem) -> str | None:
 def _minimax(problem: Problem, eps: float, max_tokens: int, effort: float) -> Iterator[Proposal]:
     lo, hi = problem.domain.bounds
     if problem.domain.dimension == 1:
-        yield from propose_minimax(_scalar(problem), float(lo[0]), float(hi[0]), eps, effort=effort, max_tokens=min(max_tokens, 400))
+        yield from propose_minimax(
+            _scalar(problem), float(lo[0]), float(hi[0]), eps, effort=effort, max_tokens=min(max_tokens, 400)
+        )
     else:
         yield from propose_minimax_nd(problem.evaluate, lo, hi, eps, effort=effort, max_tokens=min(max_tokens, 4000))
 
@@ -92,7 +98,9 @@ def _covering(problem: Problem, eps: float, max_tokens: int, effort: float) -> I
 METHODS: tuple[Method, ...] = (
     Method("minimax", "best values on free keys and free denominators", _needs_formula, _minimax),
     Method("bernstein", "exact polynomials in sigmoid(h x)", _needs_formula, _bernstein, dominated_by="minimax"),
-    Method("laplacian", "Gaussian keys with Laplacian-corrected values", _needs_sympy, _laplacian, dominated_by="minimax"),
+    Method(
+        "laplacian", "Gaussian keys with Laplacian-corrected values", _needs_sympy, _laplacian, dominated_by="minimax"
+    ),
     Method("covering", "one token per cell of a covering", lambda problem: None, _covering),
 )
 

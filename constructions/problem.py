@@ -81,7 +81,9 @@ def understand(f: Any, domain: Any, lipschitz: Any, norm: str) -> Problem:
         raise CompileError(f"norm = {norm!r} is unknown. Choose among: 'l2', 'linf', 'l1'.")
     problem = _understand(f, domain, constant, norm)
     if constant is not None and problem.target is not None:
-        _contradicted(replace(problem, lipschitz=constant))  # a declared constant is not needed here, but must not be wrong
+        _contradicted(
+            replace(problem, lipschitz=constant)
+        )  # a declared constant is not needed here, but must not be wrong
     return problem
 
 
@@ -89,13 +91,16 @@ def _understand(f: Any, domain: Any, constant: float | None, norm: str) -> Probl
     if isinstance(f, GridData):
         return _from_grid(f, domain, norm)
     if isinstance(f, sp.MatrixBase):
-        f = list(f)
-    if isinstance(f, (sp.Expr, numbers.Real)) or (isinstance(f, (list, tuple)) and f and all(isinstance(e, (sp.Expr, numbers.Real)) for e in f)):
+        f = f.flat()
+    if isinstance(f, (sp.Expr, numbers.Real)) or (
+        isinstance(f, (list, tuple)) and f and all(isinstance(e, (sp.Expr, numbers.Real)) for e in f)
+    ):
         many = isinstance(f, (list, tuple))
-        expressions = tuple(sp.sympify(e) for e in (f if many else [f]))
+        expressions: tuple[Any, ...] = tuple(sp.sympify(e) for e in (f if many else [f]))
         return _from_expressions(expressions, domain, norm)
     if isinstance(f, sp.Lambda):
-        return _from_expressions((f.expr,), _ordered(domain, [s.name for s in f.variables]), norm)
+        variables: Any = f.variables
+        return _from_expressions((f.expr,), _ordered(domain, [s.name for s in variables]), norm)
     if callable(f):
         return _from_callable(f, domain, constant, norm)
     raise CompileError(
@@ -123,7 +128,9 @@ def _box(domain: Any) -> Box | None:
     except BoxError as error:
         raise DomainError(value=domain, reason=f"is not a box: {error}") from error
     except TypeError as error:
-        raise DomainError(value=domain, reason="is not a box", next_step='Pass Box({"x": (lo, hi)}) or Box([(lo, hi), ...]).') from error
+        raise DomainError(
+            value=domain, reason="is not a box", next_step='Pass Box({"x": (lo, hi)}) or Box([(lo, hi), ...]).'
+        ) from error
 
 
 def _ordered(domain: Any, names: list[str]) -> Any:
@@ -135,7 +142,7 @@ def _ordered(domain: Any, names: list[str]) -> Any:
     return box
 
 
-def _from_expressions(expressions: tuple[sp.Expr, ...], domain: Any, norm: str) -> Problem:
+def _from_expressions(expressions: tuple[Any, ...], domain: Any, norm: str) -> Problem:
     free = sorted({s.name for e in expressions for s in e.free_symbols})
     box = _box(domain)
     if box is None:
@@ -170,7 +177,9 @@ def _arity(f: Callable[..., Any]) -> int | None:
         parameters = inspect.signature(f).parameters.values()
     except (TypeError, ValueError):
         return getattr(f, "nin", None)
-    required = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
+    required = [
+        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+    ]
     return len(required) or 1
 
 
@@ -245,8 +254,12 @@ def _from_grid(data: GridData, domain: Any, norm: str) -> Problem:
         raise CompileError(f"f: grid data do not fit together: {error}") from error
     hull = Box([(float(a[0]), float(a[-1])) for a in axes])
     box = _box(domain) or hull
-    if box.dimension != hull.dimension or any(a < c or b > d for a, b, c, d in zip(box.lo, box.hi, hull.lo, hull.hi, strict=True)):
-        raise DomainError(value=box, reason=f"is not inside the grid {hull}", next_step="The interpolant is known on the grid only.")
+    if box.dimension != hull.dimension or any(
+        a < c or b > d for a, b, c, d in zip(box.lo, box.hi, hull.lo, hull.hi, strict=True)
+    ):
+        raise DomainError(
+            value=box, reason=f"is not inside the grid {hull}", next_step="The interpolant is known on the grid only."
+        )
     if box.names is None:
         box = box.named(["x"] if box.dimension == 1 else [f"x{i}" for i in range(box.dimension)])
     return Problem(box, target.evaluate, target, target.outputs, str(target), norm=norm)
@@ -265,4 +278,3 @@ def _grid_constant(target: GridTarget, norm: str) -> float:
         slopes.append(np.abs(np.diff(target.values, axis=i) / np.diff(a).reshape(shape)).max())
     order = {"l2": 2, "linf": 1, "l1": np.inf}[norm]
     return float(np.linalg.norm(slopes, ord=order) * (1 + 1e-12))
-

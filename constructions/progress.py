@@ -14,7 +14,7 @@ _PATIENCE = 2.0
 
 
 @contextmanager
-def reporting(progress: bool | None | Callable[[float, str], None]) -> Iterator[Callable[[float, str], None]]:
+def reporting(progress: bool | Callable[[float, str], None] | None) -> Iterator[Callable[[float, str], None]]:
     """A callback (fraction, words).
 
     progress: None shows a bar on a terminal after two seconds; True shows it at once, terminal or not; False never; a callable
@@ -36,7 +36,12 @@ def reporting(progress: bool | None | Callable[[float, str], None]) -> Iterator[
         if state["bar"] is None:
             if progress is not True and time.monotonic() - started < _PATIENCE:
                 return
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TimeElapsedColumn(),
+            )
             state["bar"] = Progress(*columns, console=Console(stderr=True), transient=True)
             state["bar"].start()
             state["task"] = state["bar"].add_task(words, total=1.0)

@@ -88,11 +88,23 @@ def test_each_method_is_proved_on_a_smooth_function(method):
 
 
 def test_auto_is_the_shortest_method():
-    lengths = {m: compile_prefix(sp.sin(3 * x), 1e-2, LINE, method=m).length for m in ("covering", "laplacian", "bernstein", "minimax")}
+    lengths = {
+        m: compile_prefix(sp.sin(3 * x), 1e-2, LINE, method=m).length
+        for m in ("covering", "laplacian", "bernstein", "minimax")
+    }
     assert compile_prefix(sp.sin(3 * x), 1e-2, LINE).length == min(lengths.values())
 
 
-@pytest.mark.parametrize("f", [sp.Abs(x - sp.Rational(1, 3)), sp.Max(x, 0), sp.Min(x, x**2), sp.sqrt(x + 1), sp.Piecewise((x, x < 0), (x**2, True))])
+@pytest.mark.parametrize(
+    "f",
+    [
+        sp.Abs(x - sp.Rational(1, 3)),
+        sp.Max(x, 0),
+        sp.Min(x, x**2),
+        sp.sqrt(x + 1),
+        sp.Piecewise((x, x < 0), (x**2, True)),
+    ],
+)
 def test_kinks_and_roots_are_proved(f):
     c = compile_prefix(f, 2e-2, LINE)
     assert c.certificate.proved
@@ -156,7 +168,12 @@ def test_grid_data_are_proved_unconditionally(heights):
 
 
 def test_a_plane_covering_is_short_and_proved():
-    c = compile_prefix(untraceable(lambda p: 0.7 * np.abs((p[..., 0] + 0.3 * p[..., 1]) % 2 - 1)), 1.0, Box([(0, 20)] * 2), lipschitz=1.0)
+    c = compile_prefix(
+        untraceable(lambda p: 0.7 * np.abs((p[..., 0] + 0.3 * p[..., 1]) % 2 - 1)),
+        1.0,
+        Box([(0, 20)] * 2),
+        lipschitz=1.0,
+    )
     assert c.certificate.proved
     assert c.length <= 1.3 * 400 / (1.5 * math.sqrt(3))
 
@@ -197,7 +214,9 @@ def test_an_impossible_eps_is_refused(eps):
         compile_prefix(sp.sin(x), eps, LINE)
 
 
-@pytest.mark.parametrize("sides", [[(0, 0)], [(1, 0)], [(0, math.inf)], [(float("nan"), 1)], [(0, 1, 2)], [], [(0, 1), (0, 1)]])
+@pytest.mark.parametrize(
+    "sides", [[(0, 0)], [(1, 0)], [(0, math.inf)], [(float("nan"), 1)], [(0, 1, 2)], [], [(0, 1), (0, 1)]]
+)
 def test_an_impossible_domain_is_refused(sides):
     with pytest.raises((DomainError, verify.BoxError)):
         compile_prefix(sp.sin(x), 1e-3, sides)

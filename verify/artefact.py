@@ -95,18 +95,22 @@ def load(path: str | os.PathLike[str]) -> Artefact:
             arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise ArtefactError(f"{target}: not a whole safetensors file ({error})") from error
-    for field in ("format", "version", "document", "sha256"):
-        if field not in metadata:
-            raise ArtefactError(f"{target}: field {field!r} is missing; this is not a compiled prefix")
+    for entry in ("format", "version", "document", "sha256"):
+        if entry not in metadata:
+            raise ArtefactError(f"{target}: field {entry!r} is missing; this is not a compiled prefix")
     if metadata["format"] != FORMAT:
         raise ArtefactError(f"{target}: field 'format' is {metadata['format']!r}, expected {FORMAT!r}")
     if metadata["version"] != VERSION:
-        raise ArtefactError(f"{target}: field 'version' is {metadata['version']!r}; this program reads version {VERSION}")
+        raise ArtefactError(
+            f"{target}: field 'version' is {metadata['version']!r}; this program reads version {VERSION}"
+        )
     for name, array in arrays.items():
         if array.dtype != np.float64:
             raise ArtefactError(f"{target}: field {name!r} has type {array.dtype}, expected float64")
     if content_hash(arrays, metadata["document"]) != metadata["sha256"]:
-        raise ArtefactError(f"{target}: field 'sha256' does not match the content; the file was changed after it was written")
+        raise ArtefactError(
+            f"{target}: field 'sha256' does not match the content; the file was changed after it was written"
+        )
     try:
         return _unpack(arrays, json.loads(metadata["document"]))
     except (ModelError, TargetError, ExpressionError, CertificateError, BoxError) as error:
@@ -150,7 +154,9 @@ def _pack(artefact: Artefact) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             if head.key is not None and head.value is not None:
                 arrays |= {f"{name}.key": head.key, f"{name}.value": head.value}
             arrays |= {f"prefix.{l}.{h}.keys": prefix.keys[l][h], f"prefix.{l}.{h}.values": prefix.values[l][h]}
-        layers.append({"heads": len(layer.heads), "residual": layer.residual, "data": [h.attends_to_data for h in layer.heads]})
+        layers.append(
+            {"heads": len(layer.heads), "residual": layer.residual, "data": [h.attends_to_data for h in layer.heads]}
+        )
     target_meta, target_arrays = claim.target.to_json()
     domain = claim.domain
     document = {

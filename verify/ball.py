@@ -21,7 +21,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["TINY", "U", "UP", "Ball", "exp", "gamma", "inverse", "matmul", "total"]
+__all__ = ["TINY", "UP", "Ball", "U", "exp", "gamma", "inverse", "matmul", "total"]
 
 U = 2.0**-53
 """Unit round-off of float64."""

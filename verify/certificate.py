@@ -62,7 +62,9 @@ class Certificate:
     def __post_init__(self) -> None:
         proved = self.status is Status.PROVED
         if proved and not (self.error_upper <= self.eps):  # NaN fails here
-            raise CertificateError(f"certificate: status proved with error_upper = {self.error_upper!r} > eps = {self.eps!r}")
+            raise CertificateError(
+                f"certificate: status proved with error_upper = {self.error_upper!r} > eps = {self.eps!r}"
+            )
         if self.status is Status.REFUTED and not (self.error_lower > self.eps and self.witness is not None):
             raise CertificateError("certificate: status refuted without a witness above eps")
 
@@ -97,7 +99,9 @@ class Certificate:
             "boxes": self.boxes,
             "assumptions": list(self.assumptions),
             "conditional": self.conditional,
-            "unresolved": None if self.unresolved is None else [[float(a).hex(), float(b).hex()] for a, b in self.unresolved],
+            "unresolved": None
+            if self.unresolved is None
+            else [[float(a).hex(), float(b).hex()] for a, b in self.unresolved],
             "reason": self.reason,
         }
 
@@ -116,7 +120,9 @@ class Certificate:
                 boxes=int(data["boxes"]),
                 assumptions=tuple(str(a) for a in data["assumptions"]),
                 conditional=bool(data["conditional"]),
-                unresolved=None if unresolved is None else tuple((float.fromhex(a), float.fromhex(b)) for a, b in unresolved),
+                unresolved=None
+                if unresolved is None
+                else tuple((float.fromhex(a), float.fromhex(b)) for a, b in unresolved),
                 reason=str(data["reason"]),
             )
         except CertificateError:
@@ -125,7 +131,9 @@ class Certificate:
             raise CertificateError(f"certificate: not readable ({error!r})") from error
 
 
-def unbounded(eps: float, boxes: int, reason: str, unresolved: tuple[tuple[float, float], ...] | None = None, **extra: Any) -> Certificate:
+def unbounded(
+    eps: float, boxes: int, reason: str, unresolved: tuple[tuple[float, float], ...] | None = None, **extra: Any
+) -> Certificate:
     """An undecided certificate without any bound."""
     known = {"error_lower": 0.0, "witness": None, "rounding": math.inf} | extra
     return Certificate(Status.UNDECIDED, eps, math.inf, boxes=boxes, reason=reason, unresolved=unresolved, **known)

@@ -23,13 +23,21 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
-from verify.ball import UP, U, gamma
+from verify.ball import EXP_RELATIVE_ERROR, TINY, UP, U, gamma
 from verify.domain import Box
 from verify.head import AffineHead
+from verify.target import LipschitzTarget
 
-__all__ = ["GaussianKeys", "covering_radius_at_most", "gaussian_keys", "spread_of_error"]
+__all__ = [
+    "CoveringBound",
+    "GaussianKeys",
+    "covering_bound",
+    "covering_radius_at_most",
+    "gaussian_keys",
+    "spread_of_error",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +76,9 @@ def gaussian_keys(head: AffineHead, domain: Box) -> GaussianKeys | None:
     centres = 2 * kappa * a - g
     lo, hi = domain.bounds
     shift = 4 * U * (np.abs(2 * kappa * a) + np.abs(g)).sum(axis=1).max()
-    reach = np.sqrt((np.maximum(np.abs(centres - lo), np.abs(centres - hi)) ** 2).sum(axis=1).max()) * (1 + 1e-9) + shift
+    reach = (
+        np.sqrt((np.maximum(np.abs(centres - lo), np.abs(centres - hi)) ** 2).sum(axis=1).max()) * (1 + 1e-9) + shift
+    )
     # beta = 0.25 / kappa is rounded by u: beta' |x - c|^2 moves by at most 2 u beta reach^2
     residual = (off.max() + beta * shift * 2 * reach + 4 * U * beta * reach**2) * (1 + 1e-9)
     return GaussianKeys(centres, beta, float(residual)) if math.isfinite(residual) else None
@@ -80,13 +90,15 @@ def covering_radius_at_most(centres: np.ndarray, domain: Box, radius: float, max
     A box passes if |its centre - nearest centre| + |its half-diagonal| <= radius. Distances from the k-d tree are recomputed
     from the nearest index, so the tree only proposes.
     """
-    tree = cKDTree(centres)
+    tree = KDTree(centres)
     lo, hi = domain.bounds
     n = domain.dimension
     count = np.maximum(1, np.minimum(2**16, np.ceil((hi - lo) / (radius / math.sqrt(n)))).astype(int))
     if np.prod(count.astype(float)) > max_boxes:
         return False, 0
-    edges = [np.unique(np.concatenate([np.linspace(a, b, k + 1), [a, b]])) for a, b, k in zip(lo, hi, count, strict=True)]
+    edges = [
+        np.unique(np.concatenate([np.linspace(a, b, k + 1), [a, b]])) for a, b, k in zip(lo, hi, count, strict=True)
+    ]
     low = np.stack([m.ravel() for m in np.meshgrid(*[e[:-1] for e in edges], indexing="ij")], axis=1)
     high = np.stack([m.ravel() for m in np.meshgrid(*[e[1:] for e in edges], indexing="ij")], axis=1)
     work, seen = [(low, high)], 0
@@ -119,9 +131,9 @@ def covering_radius_at_most(centres: np.ndarray, domain: Box, radius: float, max
 
 def _separation(centres: np.ndarray) -> float:
     """A lower bound of the least distance between two centres."""
-    distance, index = cKDTree(centres).query(centres, k=2)
-    exact = np.sqrt(((centres - centres[index[:, 1]]) ** 2).sum(axis=1))
-    return float(np.minimum(distance[:, 1], exact).min() * (1 - 1e-9) - 4 * U * np.abs(centres).max() * centres.shape[1])
+    index = np.asarray(KDTree(centres).query(centres, k=2)[1])[:, 1]
+    exact = np.sqrt(((centres - centres[index]) ** 2).sum(axis=1))
+    return float(exact.min() * (1 - 1e-9) - 4 * U * np.abs(centres).max() * centres.shape[1])
 
 
 def spread_of_error(keys: GaussianKeys, radius: float) -> float:
@@ -140,3 +152,53 @@ def spread_of_error(keys: GaussianKeys, radius: float) -> float:
         far = tokens * (near - radius) * math.exp(-exponent) * (1 + 1e-6)
         best = min(best, count / (2 * math.e * keys.beta * radius) + far)
     return best * math.exp(2 * keys.residual) * (1 + 1e-9) * UP
+
+
+@dataclass(frozen=True)
+class CoveringBound:
+    """upper: bound of the sup error, rounding included, for every function of the class; boxes: examined for the radius."""
+
+    upper: float
+    rounding: float
+    boxes: int
+
+
+def covering_bound(
+    head: AffineHead, target: LipschitzTarget, domain: Box, eps: float, max_boxes: int
+) -> CoveringBound | None:
+    """Apply the lemma: find the largest covering radius that keeps the error within eps, and check that the centres have it.
+    None where the keys are not Gaussian, the norm is another, or the radius is not certainly reached."""
+    n = domain.dimension
+    if target.norm != "l2" and n > 1:
+        return None
+    keys = gaussian_keys(head, domain)
+    if keys is None:
+        return None
+    lo, hi = domain.bounds
+    constant = target.lipschitz
+    # |x - z| <= |x - clip(c)| + |clip(c) - z| <= |x - c| + zeta, as projection onto a convex set does not increase distances
+    zeta = float(np.sqrt(((np.clip(keys.centres, lo, hi) - target.points) ** 2).sum(axis=1)).max()) * (1 + 1e-9)
+    zeta += 8 * U * float(np.abs(target.points).max()) * n
+    mismatch = float((np.abs(head.values - target.values) + head.value_gamma * head.value_scale).max()) * (1 + 4 * U)
+    far = np.maximum(np.abs(lo), np.abs(hi))
+    size = float((head.slope_scale @ far + head.bias_scale).max())
+    step = head.logit_gamma * size + 2 * U * size + 2 * EXP_RELATIVE_ERROR
+    if not step < 0.01:
+        return None
+    spread = float(np.ptp(head.values, axis=0).max())
+    rounding = (step * 1.02 * spread * 2 + head.output_gamma * 2.1 * float(np.abs(head.values).max()) + TINY) * 1.01
+    if constant == 0:
+        return None
+    # the largest covering radius that would do: eps = L (R + T(R) + zeta) + e + rounding; T falls with R, so two rounds suffice
+    room = (eps - mismatch - rounding) / constant - zeta
+    radius = room * (1 - 1e-9)
+    for _ in range(3):
+        radius = (room - spread_of_error(keys, radius)) * (1 - 1e-6) if radius > 0 else 0.0
+    if not radius > 0:
+        return None
+    excess = spread_of_error(keys, radius)
+    upper = (constant * (radius + excess + zeta) + mismatch + rounding) * (1 + 1e-9)
+    if not upper <= eps:
+        return None
+    covered, seen = covering_radius_at_most(keys.centres, domain, radius, max_boxes)
+    return CoveringBound(upper, rounding, seen) if covered else None

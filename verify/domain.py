@@ -47,7 +47,9 @@ class Box:
                 word = "empty" if a == b else "reversed"
                 raise BoxError(f"domain: {label} is ({a:g}, {b:g}), which is {word}; give lo < hi")
             if b - a > 1e150 or b - a < 1e-150 or max(abs(a), abs(b)) > 1e150:
-                raise BoxError(f"domain: {label} is ({a:g}, {b:g}), beyond the scale float64 can carry; rescale the variable")
+                raise BoxError(
+                    f"domain: {label} is ({a:g}, {b:g}), beyond the scale float64 can carry; rescale the variable"
+                )
             lo.append(a)
             hi.append(b)
         if not rows:
@@ -86,8 +88,12 @@ class Box:
     def contains(self, points: Float[np.ndarray, "batch n"]) -> np.ndarray:
         """Which points lie in the closed box."""
         lo, hi = self.bounds
-        return ((points >= lo) & (points <= hi)).all(axis=-1)
+        return np.all((points >= lo) & (points <= hi), axis=-1)
 
     def __repr__(self) -> str:
         names = self.names or tuple(f"x{i}" for i in range(self.dimension))
-        return "Box(" + ", ".join(f"{n}: [{a:.12g}, {b:.12g}]" for n, a, b in zip(names, self.lo, self.hi, strict=True)) + ")"
+        return (
+            "Box("
+            + ", ".join(f"{n}: [{a:.12g}, {b:.12g}]" for n, a, b in zip(names, self.lo, self.hi, strict=True))
+            + ")"
+        )

@@ -105,7 +105,10 @@ class Expression:
     def from_json(data: Mapping[str, Any]) -> Expression:
         """The inverse of `to_json`. Raises ExpressionError for anything else."""
         try:
-            nodes = tuple(Node(_text(op), tuple(_index(a) for a in args), None if v is None else _text(v)) for op, args, v in data["nodes"])
+            nodes = tuple(
+                Node(_text(op), tuple(_index(a) for a in args), None if v is None else _text(v))
+                for op, args, v in data["nodes"]
+            )
             outputs = tuple(_index(o) for o in data["outputs"])
             variables = tuple(_text(v) for v in data["variables"])
         except (KeyError, TypeError, ValueError) as error:
@@ -126,10 +129,12 @@ def _index(x: Any) -> int:
 
 
 def rational(text: str) -> Fraction:
-    """"p" or "p/q" as an exact fraction; refuses anything else (in particular huge exponents such as "1e999999")."""
+    """ "p" or "p/q" as an exact fraction; refuses anything else (in particular huge exponents such as "1e999999")."""
     body = text[1:] if text[:1] == "-" else text
     if len(text) > _MAX_DIGITS or not all(part.isascii() and part.isdigit() for part in body.split("/", 1)):
-        raise ExpressionError(f"expression: {text[:40]!r} is not a rational number p or p/q of at most {_MAX_DIGITS} characters")
+        raise ExpressionError(
+            f"expression: {text[:40]!r} is not a rational number p or p/q of at most {_MAX_DIGITS} characters"
+        )
     try:
         return Fraction(text)
     except ZeroDivisionError as error:
@@ -154,7 +159,9 @@ def _check(i: int, node: Node, variables: int) -> None:
             raise ExpressionError(f"{where}: takes one argument and an exponent")
         p = rational(value)
         if abs(p) > 10_000 or p.denominator > 2**64:
-            raise ExpressionError(f"{where}: exponent {value} is outside [-10000, 10000] or has a denominator above 2^64")
+            raise ExpressionError(
+                f"{where}: exponent {value} is outside [-10000, 10000] or has a denominator above 2^64"
+            )
     elif node.op == "select":
         if count != 3 or value not in (">", ">="):
             raise ExpressionError(f"{where}: takes three arguments and '>' or '>='")
@@ -184,12 +191,21 @@ def _float_value(node: Node, args: list[Any], columns: list[np.ndarray]) -> Any:
 
         return erf(args[0])
     if node.op in _VARIADIC:
-        step: Callable[[Any, Any], Any] = {"add": np.add, "mul": np.multiply, "min": np.minimum, "max": np.maximum}[node.op]
+        step: Callable[[Any, Any], Any] = {"add": np.add, "mul": np.multiply, "min": np.minimum, "max": np.maximum}[
+            node.op
+        ]
         out = args[0]
         for a in args[1:]:
             out = step(out, a)
         return out
-    names = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh"}
+    names = {
+        "asin": "arcsin",
+        "acos": "arccos",
+        "atan": "arctan",
+        "asinh": "arcsinh",
+        "acosh": "arccosh",
+        "atanh": "arctanh",
+    }
     return getattr(np, names.get(node.op, node.op))(args[0])
 
 
@@ -240,7 +256,15 @@ def _arb_value(node: Node, args: list[flint.arb], point: Sequence[flint.arb]) ->
     if node.op in ("add", "mul", "min", "max"):
         out = args[0]
         for a in args[1:]:
-            out = out + a if node.op == "add" else out * a if node.op == "mul" else out.min(a) if node.op == "min" else out.max(a)
+            out = (
+                out + a
+                if node.op == "add"
+                else out * a
+                if node.op == "mul"
+                else out.min(a)
+                if node.op == "min"
+                else out.max(a)
+            )
         return out
     if node.op == "abs":
         return abs(args[0])

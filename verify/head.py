@@ -31,11 +31,19 @@ from math import factorial
 import numpy as np
 from jaxtyping import Float, Int
 
-from verify.ball import EXP_RELATIVE_ERROR, TINY, UP, U, Ball, exp, gamma, inverse
-from verify.jets import Jet, homogeneous_product, monomials
+from verify.ball import EXP_RELATIVE_ERROR, TINY, UP, Ball, U, exp, gamma, inverse
 from verify.model import Prefix, Transformer
+from verify.monomials import Jet, homogeneous_product, monomials
 
-__all__ = ["AffineHead", "HeadSeries", "Tokens", "UnsupportedModelError", "affine_head", "enclose_head", "select_tokens"]
+__all__ = [
+    "AffineHead",
+    "HeadSeries",
+    "Tokens",
+    "UnsupportedModelError",
+    "affine_head",
+    "enclose_head",
+    "select_tokens",
+]
 
 Boxes = Float[np.ndarray, "boxes n"]
 
@@ -78,8 +86,15 @@ def affine_head(model: Transformer, prefix: Prefix) -> AffineHead:
     computed within gamma_m of the product of absolute values. Raises UnsupportedModelError for other models.
     """
     model.accepts(prefix)
-    if len(model.layers) != 1 or len(model.layers[0].heads) != 1 or model.layers[0].residual or model.layers[0].heads[0].attends_to_data:
-        raise UnsupportedModelError("this prover handles one layer with one head that attends to its prefix alone, without residual")
+    if (
+        len(model.layers) != 1
+        or len(model.layers[0].heads) != 1
+        or model.layers[0].residual
+        or model.layers[0].heads[0].attends_to_data
+    ):
+        raise UnsupportedModelError(
+            "this prover handles one layer with one head that attends to its prefix alone, without residual"
+        )
     head = model.layers[0].heads[0]
     keys, values = prefix.keys[0][0], prefix.values[0][0]
     d_k, d = head.query.shape
@@ -105,7 +120,8 @@ def affine_head(model: Transformer, prefix: Prefix) -> AffineHead:
         parameter_gamma=parameter_gamma,
         value_gamma=0.0 if exact_values else gamma(values.shape[1] + model.readout.shape[1] + 4),
         logit_gamma=gamma(d_k) if exact_in else gamma(d_k + d + n + 4),
-        output_gamma=gamma(len(keys) + 1) + (0.0 if exact_values else gamma(values.shape[1] + model.readout.shape[1] + 4)),
+        output_gamma=gamma(len(keys) + 1)
+        + (0.0 if exact_values else gamma(values.shape[1] + model.readout.shape[1] + 4)),
     )
 
 
@@ -140,7 +156,10 @@ def select_tokens(head: AffineHead, candidates: Tokens, lo: np.ndarray, hi: np.n
     keep = ~((gap < negligible) & (head.logit_gamma * size < 0.5))
     keep[best] = True
     dropped = exp(Ball.exact(gap[~keep])).upper()
-    values = np.abs(head.values[index][~keep]) * (1 + 2 * head.value_gamma) + head.value_gamma * head.value_scale[index][~keep]
+    values = (
+        np.abs(head.values[index][~keep]) * (1 + 2 * head.value_gamma)
+        + head.value_gamma * head.value_scale[index][~keep]
+    )
     grow = UP * (1 + gamma(len(index) + 2))
     # tokens dropped earlier were compared with a token that may itself be dropped now, at most e^{gap} <= 1 below `best`
     return Tokens(index[keep], (candidates.share + dropped.sum()) * grow, (candidates.moment + dropped @ values) * grow)
@@ -184,22 +203,32 @@ def enclose_head(
     a, b = head.slopes[tokens.index], head.biases[tokens.index]
     count = len(b)
     far = np.maximum(np.abs(lo), np.abs(hi))
-    size = far @ head.slope_scale[tokens.index].T + head.bias_scale[tokens.index]  # (boxes, tokens) magnitude of a logit's terms
+    size = (
+        far @ head.slope_scale[tokens.index].T + head.bias_scale[tokens.index]
+    )  # (boxes, tokens) magnitude of a logit's terms
     with np.errstate(all="ignore"):
         logits = c @ a.T + b
         top = logits.max(axis=1, keepdims=True)
         relative = logits - top
         logit_error = ((gamma(n + 2) + head.parameter_gamma) * size + U * np.abs(relative)) * UP
         weights = exp(Ball(relative, np.zeros_like(relative))).mid
-        weights /= weights.sum(axis=1, keepdims=True)  # the ball of exp and this division: at most 12 u relative, see rho
+        weights /= weights.sum(
+            axis=1, keepdims=True
+        )  # the ball of exp and this division: at most 12 u relative, see rho
         mean_key = weights @ a
         y = (a[None] - mean_key[:, None, :]) * r[:, None, :]
         y_size = np.abs(y).sum(axis=2)
         reach = y_size * (1 + 8 * U * (n + 1)) + TINY
         # what p and y got wrong, as a relative error of the token's weight: exp and scaling, the logit at c, the slopes
-        rho = (logit_error + 4 * U * y_size + head.parameter_gamma * (r @ head.slope_scale[tokens.index].T) + 12 * U) * UP
+        rho = (
+            logit_error + 4 * U * y_size + head.parameter_gamma * (r @ head.slope_scale[tokens.index].T) + 12 * U
+        ) * UP
         # the forward pass: logits, their difference from the maximum (<= gap at c + 2 * largest reach), exp
-        executed = (head.logit_gamma * size * UP + U * (np.abs(relative) + 2 * reach.max(axis=1, keepdims=True)) + 2 * EXP_RELATIVE_ERROR) * UP
+        executed = (
+            head.logit_gamma * size * UP
+            + U * (np.abs(relative) + 2 * reach.max(axis=1, keepdims=True))
+            + 2 * EXP_RELATIVE_ERROR
+        ) * UP
         # below e^-650 the computed weight may be off by its own size (it was raised to e^-690, or flushed to zero)
         vanishing = relative < -650
         rho, executed = np.where(vanishing, rho + 1, rho), np.where(vanishing, executed + 1, executed)
@@ -288,7 +317,9 @@ def _positive(x: np.ndarray) -> np.ndarray:
     return np.where(x > 0.5, x, np.nan)
 
 
-def _slope_tail(slope: np.ndarray, weights: np.ndarray, reach: np.ndarray, growth: np.ndarray, order: int, count: int) -> np.ndarray:
+def _slope_tail(
+    slope: np.ndarray, weights: np.ndarray, reach: np.ndarray, growth: np.ndarray, order: int, count: int
+) -> np.ndarray:
     """sum_j p_j |slope_j|_1 |y_j|^(J-1)/(J-1)! e^|y_j|: tail of the part of the numerator that is linear in tau."""
     term = weights * np.abs(slope).sum(axis=2) * reach ** (order - 1) / factorial(order - 1) * growth
     return term.sum(axis=1) * (1 + 2 * gamma(count + 8 + order)) + TINY
@@ -324,7 +355,9 @@ class _Moments:
         boxes = len(weighted)
         shape = (boxes, *([self.order] * self.n))
         mid = ((self.left * weighted[:, None, :]) @ self.right).reshape(shape)
-        rad = ((np.abs(self.left) * np.abs(weighted)[:, None, :]) @ np.abs(self.right)).reshape(shape) * self.slack + TINY
+        rad = ((np.abs(self.left) * np.abs(weighted)[:, None, :]) @ np.abs(self.right)).reshape(
+            shape
+        ) * self.slack + TINY
         return [Ball(mid[(slice(None), *ix)], rad[(slice(None), *ix)]) for ix in self.index]
 
 

@@ -20,58 +20,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache
-from itertools import combinations_with_replacement
 
 import flint
 import numpy as np
 
-from verify.ball import TINY, UP, Ball, U, gamma, inverse
+from verify.ball import TINY, Ball, U, inverse
 from verify.expression import Expression, Node
+from verify.kinks import absolute, dense, extreme, negate, selection
+from verify.monomials import Jet, homogeneous_product, monomials
 from verify.precision import arb_bounds, working_precision
 
-__all__ = ["Jet", "homogeneous_product", "jets", "monomials"]
+__all__ = ["jets"]
 
-Jet = list[Ball | None]
 _PRECISION = 80
-
-
-@lru_cache(maxsize=256)
-def monomials(n: int, degree: int) -> np.ndarray:
-    """Exponents (K_d, n) of the monomials of one degree, in a fixed order."""
-    rows = []
-    for combo in combinations_with_replacement(range(n), degree):
-        rows.append([combo.count(i) for i in range(n)])
-    return np.array(rows, dtype=np.int64).reshape(-1, n)
-
-
-@lru_cache(maxsize=1024)
-def _product_matrix(n: int, d1: int, d2: int) -> np.ndarray:
-    """(K_d1 * K_d2, K_{d1+d2}) zero-one matrix: which product monomial a pair of monomials contributes to."""
-    target = {tuple(row): i for i, row in enumerate(monomials(n, d1 + d2))}
-    m1, m2 = monomials(n, d1), monomials(n, d2)
-    out = np.zeros((len(m1) * len(m2), len(target)))
-    for i, a in enumerate(m1):
-        for j, b in enumerate(m2):
-            out[i * len(m2) + j, target[tuple(a + b)]] = 1.0
-    return out
-
-
-def homogeneous_product(a: Ball, b: Ball, n: int, d1: int, d2: int) -> Ball:
-    """Product of homogeneous parts: (boxes, K_d1) x (boxes, K_d2) -> (boxes, K_{d1+d2})."""
-    if d1 == 0 or d2 == 0 or n == 1:
-        return a * b
-    matrix = _product_matrix(n, d1, d2)
-    boxes = max(a.shape[0], b.shape[0])
-    pairs = a.shape[1] * b.shape[1]
-
-    def collect(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return (x[:, :, None] * y[:, None, :]).reshape(boxes, pairs) @ matrix
-
-    am, bm = np.abs(a.mid), np.abs(b.mid)
-    slack = gamma(min(a.shape[1], b.shape[1]) + 2)
-    rad = collect(am, b.rad + slack * bm) + collect(a.rad, bm + b.rad)
-    return Ball(collect(a.mid, b.mid), rad * (1 + 4 * slack) * UP + pairs * 1e-290)
 
 
 def _times(a: Jet, b: Jet, n: int, degree: int) -> Ball | None:
@@ -116,7 +77,11 @@ def _elementwise(x: Ball, function: Callable[[flint.arb], flint.arb]) -> Ball:
 
 
 def _monotone(
-    x: Ball, function: Callable[[flint.arb], flint.arb], floor: float = -np.inf, ceiling: float = np.inf, strict: bool = False
+    x: Ball,
+    function: Callable[[flint.arb], flint.arb],
+    floor: float = -np.inf,
+    ceiling: float = np.inf,
+    strict: bool = False,
 ) -> Ball:
     """Range of an increasing function from the two ends of each ball (tight, and exact at the end of its domain).
 
@@ -202,7 +167,7 @@ def _power(u: Jet, n: int, order: int, p: Fraction, strict: bool = False) -> Jet
         value = _elementwise(head, lambda x: x**p.numerator if p >= 0 else 1 / x ** (-p.numerator))
     reciprocal = inverse(head)
     q = p.numerator / p.denominator
-    q_ball = Ball(np.float64(q), np.float64(0.0 if Fraction(q) == p else U * abs(q)))
+    q_ball = Ball(np.array(q), np.array(0.0 if Fraction(q) == p else U * abs(q)))
     y: Jet = [value]
     for d in range(1, order + 1):  # u E y = p y E u
         acc: Ball | None = None
@@ -211,7 +176,9 @@ def _power(u: Jet, n: int, order: int, p: Fraction, strict: bool = False) -> Jet
             if a is None or b is None:
                 continue
             factor = q_ball.scale(float(j)).shift(-float(d - j))
-            term = homogeneous_product(a, b, n, j, d - j) * Ball(np.full((1, 1), factor.mid), np.full((1, 1), factor.rad))
+            term = homogeneous_product(a, b, n, j, d - j) * Ball(
+                np.full((1, 1), factor.mid), np.full((1, 1), factor.rad)
+            )
             acc = term if acc is None else acc + term
         if acc is None:
             y.append(None)
@@ -277,88 +244,32 @@ def _integrated(op: str, u: Jet, n: int, order: int, strict: bool) -> Jet:
         if op == "erf":
             value = _monotone(head, lambda x: x.erf())
             scale = _elementwise(Ball.exact(np.ones((1, 1))), lambda x: 2 / flint.arb.pi().sqrt())
-            psi = [None if part is None else part * scale for part in _exp(_negate(square), n, order)]
+            psi = [None if part is None else part * scale for part in _exp(negate(square), n, order)]
         elif op == "atan":
             value, psi = _monotone(head, lambda x: x.atan()), _power(_plus(square, 1.0), n, order, Fraction(-1))
         elif op == "atanh":
-            value, psi = _monotone(head, lambda x: x.atanh(), -1.0, 1.0, strict), _power(_plus(_negate(square), 1.0), n, order, Fraction(-1))
+            value, psi = (
+                _monotone(head, lambda x: x.atanh(), -1.0, 1.0, strict),
+                _power(_plus(negate(square), 1.0), n, order, Fraction(-1)),
+            )
         elif op == "asinh":
             value, psi = _monotone(head, lambda x: x.asinh()), _power(_plus(square, 1.0), n, order, Fraction(-1, 2))
         elif op == "acosh":
-            value, psi = _monotone(head, lambda x: x.acosh(), floor=1.0, strict=strict), _power(_plus(square, -1.0), n, order, Fraction(-1, 2))
+            value, psi = (
+                _monotone(head, lambda x: x.acosh(), floor=1.0, strict=strict),
+                _power(_plus(square, -1.0), n, order, Fraction(-1, 2)),
+            )
         else:  # asin, acos
             value = _monotone(head, lambda x: x.asin(), -1.0, 1.0, strict)
-            psi = _power(_plus(_negate(square), 1.0), n, order, Fraction(-1, 2))
+            psi = _power(_plus(negate(square), 1.0), n, order, Fraction(-1, 2))
             if op == "acos":
                 half_pi = _elementwise(Ball.exact(np.ones((1, 1))), lambda x: flint.arb.pi() / 2)
-                value, psi = half_pi - value, _negate(psi)
+                value, psi = half_pi - value, negate(psi)
     return _primitive(u, value, psi, n, order)
-
-
-def _negate(u: Jet) -> Jet:
-    return [None if part is None else -part for part in u]
 
 
 def _plus(u: Jet, c: float) -> Jet:
     return [_head(u).shift(c), *u[1:]]
-
-
-def _unknown(like: Ball, part: Ball | None) -> Ball | None:
-    return None if part is None else Ball(np.zeros_like(part.mid), np.full_like(part.rad, np.inf))
-
-
-def _pick(choice: np.ndarray, a: Jet, b: Jet, order: int, n: int, undecided: np.ndarray, continuous: bool) -> Jet:
-    """Part by part: a where choice > 0, b where choice < 0, and where undecided the hull (degree 0, and degree 1 if the join is
-    continuous) or nothing (infinite radius)."""
-    out: Jet = []
-    boxes = len(choice)
-    for d in range(order + 1):
-        size = len(monomials(n, d))
-        x, y = (_dense(part, boxes, size) for part in (a[d], b[d]))
-        if a[d] is None and b[d] is None and (d > 1 or not undecided.any()):
-            if d == 0 or not undecided.any():
-                out.append(None)
-                continue
-        joined = x.hull(y) if d == 0 or (d == 1 and continuous) else Ball(np.zeros((boxes, size)), np.full((boxes, size), np.inf))
-        out.append(joined.where(undecided[:, None], x.where((choice > 0)[:, None], y)))
-    return out
-
-
-def _dense(part: Ball | None, boxes: int, size: int) -> Ball:
-    if part is None:
-        return Ball(np.zeros((boxes, size)), np.zeros((boxes, size)))
-    return Ball(np.broadcast_to(part.mid, (boxes, size)), np.broadcast_to(part.rad, (boxes, size)))
-
-
-def _absolute(u: Jet, n: int, order: int, boxes: int) -> Jet:
-    head = _dense(u[0], boxes, 1)
-    lo, hi = head.lower()[:, 0], head.upper()[:, 0]
-    sign = np.where(lo >= 0, 1, np.where(hi <= 0, -1, 0))
-    out = _pick(np.where(sign == 0, 1, sign), u, _negate(u), order, n, sign == 0, continuous=True)
-    if (sign == 0).any():
-        top = np.maximum(np.abs(lo), np.abs(hi))[:, None]
-        out[0] = Ball.between(np.zeros_like(top), top).where((sign == 0)[:, None], _dense(out[0], boxes, 1))
-    return out
-
-
-def _extreme(op: str, a: Jet, b: Jet, n: int, order: int, boxes: int) -> Jet:
-    x, y = _dense(a[0], boxes, 1), _dense(b[0], boxes, 1)
-    if op == "min":
-        return _negate(_extreme("max", _negate(a), _negate(b), n, order, boxes))
-    choice = np.where(x.lower() >= y.upper(), 1, np.where(x.upper() <= y.lower(), -1, 0))[:, 0]
-    out = _pick(choice, a, b, order, n, choice == 0, continuous=True)
-    both = Ball.between(np.maximum(x.lower(), y.lower()), np.maximum(x.upper(), y.upper()))
-    out[0] = both.where((choice == 0)[:, None], _dense(out[0], boxes, 1))
-    return out
-
-
-def _selection(node: Node, c: Jet, a: Jet, b: Jet, n: int, order: int, boxes: int) -> Jet:
-    head = _dense(c[0], boxes, 1)
-    lo, hi = head.lower()[:, 0], head.upper()[:, 0]
-    yes = lo > 0 if node.value == ">" else lo >= 0
-    no = hi <= 0 if node.value == ">" else hi < 0
-    choice = np.where(yes, 1, np.where(no, -1, 0))
-    return _pick(choice, a, b, order, n, choice == 0, continuous=False)
 
 
 def _unary(op: str, u: Jet, n: int, order: int, boxes: int, strict: bool) -> Jet:
@@ -376,7 +287,7 @@ def _unary(op: str, u: Jet, n: int, order: int, boxes: int, strict: bool) -> Jet
     if op == "tan":
         return _self_referential(u, n, order, _elementwise(head, lambda x: x.tan()), 1.0)
     if op == "abs":
-        return _absolute(u, n, order, boxes)
+        return absolute(u, n, order, boxes)
     return _integrated(op, u, n, order, strict)
 
 
@@ -417,13 +328,16 @@ def jets(expression: Expression, centre: Ball, radius: np.ndarray, order: int, s
             elif node.op in ("min", "max"):
                 value = args[0]
                 for other in args[1:]:
-                    value = _extreme(node.op, value, other, n, order, boxes)
+                    value = extreme(node.op, value, other, n, order, boxes)
             elif node.op == "select":
-                value = _selection(node, args[0], args[1], args[2], n, order, boxes)
+                value = selection(node.value == ">", args[0], args[1], args[2], n, order, boxes)
             else:
                 value = _unary(node.op, args[0], n, order, boxes, strict)
             table.append(value)
-    return [[p if p is None else _dense(p, boxes, len(monomials(n, d))) for d, p in enumerate(table[o])] for o in expression.outputs]
+    return [
+        [p if p is None else dense(p, boxes, len(monomials(n, d))) for d, p in enumerate(table[o])]
+        for o in expression.outputs
+    ]
 
 
 def _constant_bounds(node: Node) -> tuple[float, float]:
@@ -437,4 +351,3 @@ def _constant_bounds(node: Node) -> tuple[float, float]:
         if Fraction(nearest) == q:
             return nearest, nearest
     return arb_bounds(Expression((node,), (0,), ()).enclose_point([])[0])
-

@@ -42,7 +42,13 @@ class ZigZag:
     def holds(self) -> bool:
         """Check the certificate in exact rational arithmetic: the amplitude is above eps, strictly."""
         numbers = (self.lipschitz, self.lo, self.hi, self.eps)
-        if not all(math.isfinite(x) for x in numbers) or self.lipschitz < 0 or self.eps <= 0 or self.hi <= self.lo or self.tokens < 1:
+        if (
+            not all(math.isfinite(x) for x in numbers)
+            or self.lipschitz < 0
+            or self.eps <= 0
+            or self.hi <= self.lo
+            or self.tokens < 1
+        ):
             return False
         if self.tokens == 1:
             return True
@@ -95,7 +101,9 @@ class Alternation:
         if not 0 <= self.component < target.outputs or not (math.isfinite(self.theta) and self.eps > 0):
             return False
         with np.errstate(all="ignore"):
-            series = target.series(points, points, 1)  # boxes that are points: the zeroth part and a rounding-sized remainder
+            series = target.series(
+                points, points, 1
+            )  # boxes that are points: the zeroth part and a rounding-sized remainder
             value = series.parts[self.component][0]
             assert value is not None
             distance = value.enlarge(series.remainder[:, self.component]).shift(-self.theta)

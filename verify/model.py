@@ -29,7 +29,11 @@ class ModelError(ValueError):
 def _matrix(name: str, x: np.ndarray, rows: int | None, columns: int | None) -> np.ndarray:
     array = np.asarray(x, dtype=np.float64)
     want = f"({'any' if rows is None else rows}, {'any' if columns is None else columns})"
-    if array.ndim != 2 or (rows is not None and array.shape[0] != rows) or (columns is not None and array.shape[1] != columns):
+    if (
+        array.ndim != 2
+        or (rows is not None and array.shape[0] != rows)
+        or (columns is not None and array.shape[1] != columns)
+    ):
         raise ModelError(f"{name}: shape {array.shape}, expected {want}")
     if not np.isfinite(array).all():
         raise ModelError(f"{name}: has entries that are not finite")
@@ -87,7 +91,10 @@ class Prefix:
         for l, (ks, vs) in enumerate(zip(self.keys, self.values, strict=True)):
             if len(ks) != len(vs):
                 raise ModelError(f"prefix: layer {l} has keys for {len(ks)} heads and values for {len(vs)}")
-            row = [(_matrix(f"prefix.keys[{l}][{h}]", k, None, None), v) for h, (k, v) in enumerate(zip(ks, vs, strict=True))]
+            row = [
+                (_matrix(f"prefix.keys[{l}][{h}]", k, None, None), v)
+                for h, (k, v) in enumerate(zip(ks, vs, strict=True))
+            ]
             keys.append(tuple(k for k, _ in row))
             values.append(tuple(_matrix(f"prefix.values[{l}][{h}]", v, len(k), None) for h, (k, v) in enumerate(row)))
             if any(len(k) == 0 for k in keys[-1]):
@@ -123,7 +130,9 @@ class Transformer:
                 raise ModelError(f"model: layer {l} has no heads")
             for h, head in enumerate(layer.heads):
                 if head.query.shape[1] != width:
-                    raise ModelError(f"model: layer {l} head {h} reads width {head.query.shape[1]}, the stream has {width}")
+                    raise ModelError(
+                        f"model: layer {l} head {h} reads width {head.query.shape[1]}, the stream has {width}"
+                    )
             widths = {head.output.shape[0] for head in layer.heads} | ({width} if layer.residual else set())
             if len(widths) != 1:
                 raise ModelError(f"model: layer {l} adds outputs of different widths {sorted(widths)}")
@@ -180,13 +189,16 @@ def _attend(head: Head, keys: np.ndarray, values: np.ndarray, stream: np.ndarray
         for start in range(0, len(flat), rows):
             out[start : start + rows] = _softmax_mean(flat[start : start + rows] @ keys.T, values)
     else:
-        assert head.key is not None and head.value is not None
+        assert head.key is not None
+        assert head.value is not None
         rows = max(1, MEMORY_BUDGET // (8 * (len(keys) + length)))
         for b in range(batch):
             data_keys, data_values = stream[b] @ head.key.T, stream[b] @ head.value.T
             every_key, every_value = np.concatenate([keys, data_keys]), np.concatenate([values, data_values])
             for start in range(0, length, rows):
-                mixed[b, start : start + rows] = _softmax_mean(queries[b, start : start + rows] @ every_key.T, every_value)
+                mixed[b, start : start + rows] = _softmax_mean(
+                    queries[b, start : start + rows] @ every_key.T, every_value
+                )
     return mixed @ head.output.T
 
 

@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float
 
-from verify.ball import TINY, U, Ball, gamma
-from verify.jets import Jet, monomials
+from verify.ball import TINY, Ball, U, gamma
+from verify.monomials import Jet, monomials
 
 __all__ = ["sup_norm"]
 
@@ -34,7 +34,9 @@ def _transform(order: int, pieces: int) -> tuple[np.ndarray, np.ndarray]:
         powers = [[math.comb(j, m) * l ** (j - m) * w**m for m in range(j + 1)] for j in range(order)]
         for i in range(order):
             ratio = [Fraction(math.comb(i, m), math.comb(n, m)) for m in range(i + 1)]
-            rows.append([float(sum((ratio[m] * powers[j][m] for m in range(min(i, j) + 1)), Fraction(0))) for j in range(order)])
+            rows.append(
+                [float(sum((ratio[m] * powers[j][m] for m in range(min(i, j) + 1)), Fraction(0))) for j in range(order)]
+            )
     matrix = np.array(rows)
     return matrix, np.abs(matrix) * U + 1e-300  # float(Fraction) is correctly rounded
 
@@ -64,6 +66,8 @@ def sup_norm(parts: Jet, n: int, pieces: int = 3) -> Float[np.ndarray, " boxes"]
     for axis in range(1, n + 1):
         mid, rad = np.moveaxis(mid, axis, -1), np.moveaxis(rad, axis, -1)
         size = np.abs(mid)
-        new_rad = (rad @ (np.abs(matrix) + rounding).T + size @ (rounding + slack * np.abs(matrix)).T) * (1 + 4 * slack) + TINY
+        new_rad = (rad @ (np.abs(matrix) + rounding).T + size @ (rounding + slack * np.abs(matrix)).T) * (
+            1 + 4 * slack
+        ) + TINY
         mid, rad = np.moveaxis(mid @ matrix.T, -1, axis), np.moveaxis(new_rad, -1, axis)
     return Ball(mid, rad).magnitude().reshape(boxes, -1).max(axis=1)

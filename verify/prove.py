@@ -17,15 +17,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from verify.ball import EXP_RELATIVE_ERROR, TINY, UP, U
-from verify.covering import covering_radius_at_most, gaussian_keys, spread_of_error
+from verify.ball import UP, U
 from verify.certificate import EXECUTION, Certificate, Status, unbounded
+from verify.covering import covering_bound
 from verify.domain import Box
-from verify.head import AffineHead, Tokens, TokenValues, UnsupportedModelError, affine_head, enclose_head, select_tokens
-from verify.jets import Jet
+from verify.head import AffineHead, Tokens, UnsupportedModelError, affine_head, enclose_head, select_tokens
 from verify.model import Prefix, Transformer, forward
+from verify.monomials import Jet
 from verify.polynomial import sup_norm
 from verify.target import LipschitzTarget, Target
+from verify.worst_case import worst_case
 
 __all__ = ["Claim", "Progress", "error_profile", "prove"]
 
@@ -51,7 +52,9 @@ class Claim:
             raise ValueError(f"eps: {self.eps!r}, expected a finite number > 0")
         n, k = self.domain.dimension, self.target.outputs
         if self.target.dimension != n or self.model.inputs != n:
-            raise ValueError(f"claim: target has {self.target.dimension} variables, model {self.model.inputs}, domain {n}")
+            raise ValueError(
+                f"claim: target has {self.target.dimension} variables, model {self.model.inputs}, domain {n}"
+            )
         if self.model.outputs != k:
             raise ValueError(f"claim: target has {k} outputs, model {self.model.outputs}")
         self.model.accepts(self.prefix)
@@ -85,7 +88,9 @@ def prove(
     try:
         head = affine_head(claim.model, claim.prefix)
         if isinstance(claim.target, LipschitzTarget) and len(claim.target.points) != len(head.biases):
-            raise UnsupportedModelError("a Lipschitz target needs one recorded value per token, in the order of the tokens")
+            raise UnsupportedModelError(
+                "a Lipschitz target needs one recorded value per token, in the order of the tokens"
+            )
     except UnsupportedModelError as error:
         return unbounded(claim.eps, 0, str(error), assumptions=tuple(assumptions), conditional=conditional)
     with np.errstate(all="ignore"):
@@ -118,7 +123,9 @@ class _Search:
         scale = float(np.ptp(head.values)) + float(np.abs(head.values).min()) + claim.eps
         digits = -math.log10(max(min(claim.eps / scale, 1.0), 1e-16))
         low, high = {1: (6, 18), 2: (5, 12), 3: (4, 8)}.get(self.n, (3, 4))
-        self.order = int(np.clip(math.ceil(1.3 * digits) + 4 if self.n == 1 else math.ceil(1.2 * digits) + 3, low, high))
+        self.order = int(
+            np.clip(math.ceil(1.3 * digits) + 4 if self.n == 1 else math.ceil(1.2 * digits) + 3, low, high)
+        )
         while self.order > 1 and self.order**self.n > 20_000:  # high dimensions: fewer terms rather than more memory
             self.order -= 1
         largest = float(np.abs(head.values).max()) + 1.0
@@ -127,7 +134,11 @@ class _Search:
         self.width = hi - lo
         if isinstance(claim.target, LipschitzTarget):
             self.order = min(self.order, 5)
-            diameter = {"l2": math.sqrt(float((self.width**2).sum())), "linf": float(self.width.max()), "l1": float(self.width.sum())}
+            diameter = {
+                "l2": math.sqrt(float((self.width**2).sum())),
+                "linf": float(self.width.max()),
+                "l1": float(self.width.sum()),
+            }
             off = float(np.abs(claim.target.points - np.clip(claim.target.points, lo, hi)).sum())
             mismatch = float(np.abs(head.values - claim.target.values).max())
             self.largest = (claim.target.lipschitz * (diameter[claim.target.norm] + off) + mismatch) * 1.001
@@ -155,50 +166,33 @@ class _Search:
 
     def by_covering(self) -> Certificate | None:
         """The covering lemma (see covering.py), for Gaussian keys against a Lipschitz target; None where it does not decide."""
-        target, domain, head = self.claim.target, self.claim.domain, self.head
-        if not isinstance(target, LipschitzTarget) or (target.norm != "l2" and self.n > 1):
+        if not isinstance(self.claim.target, LipschitzTarget):
             return None
-        keys = gaussian_keys(head, domain)
-        if keys is None:
+        found = covering_bound(self.head, self.claim.target, self.claim.domain, self.claim.eps, self.max_boxes * 4)
+        if found is None:
             return None
-        lo, hi = domain.bounds
-        constant = target.lipschitz
-        # |x - z| <= |x - clip(c)| + |clip(c) - z| <= |x - c| + zeta, as projection onto a convex set does not increase distances
-        zeta = float(np.sqrt(((np.clip(keys.centres, lo, hi) - target.points) ** 2).sum(axis=1)).max()) * (1 + 1e-9)
-        zeta += 8 * U * float(np.abs(target.points).max()) * self.n
-        mismatch = float((np.abs(head.values - target.values) + head.value_gamma * head.value_scale).max()) * (1 + 4 * U)
-        far = np.maximum(np.abs(lo), np.abs(hi))
-        size = float((head.slope_scale @ far + head.bias_scale).max())
-        step = head.logit_gamma * size + 2 * U * size + 2 * EXP_RELATIVE_ERROR
-        if not step < 0.01:
-            return None
-        spread = float(np.ptp(head.values, axis=0).max())
-        rounding = (step * 1.02 * spread * 2 + head.output_gamma * 2.1 * float(np.abs(head.values).max()) + TINY) * 1.01
-        if constant == 0:
-            return None
-        # the largest covering radius that would do: eps = L (R + T(R) + zeta) + e + rounding; T falls with R, so two rounds suffice
-        room = (self.claim.eps - mismatch - rounding) / constant - zeta
-        radius = room * (1 - 1e-9)
-        for _ in range(3):
-            radius = (room - spread_of_error(keys, radius)) * (1 - 1e-6) if radius > 0 else 0.0
-        if not radius > 0:
-            return None
-        excess = spread_of_error(keys, radius)
-        upper = (constant * (radius + excess + zeta) + mismatch + rounding) * (1 + 1e-9)
-        if not upper <= self.claim.eps:
-            return None
-        covered, seen = covering_radius_at_most(keys.centres, domain, radius, self.max_boxes * 4)
-        self.boxes += seen
-        if not covered:
-            return None
+        self.boxes += found.boxes
         self._probe()
-        return Certificate(Status.PROVED, self.claim.eps, upper, self.best_lower, self._point(), rounding, self.boxes)
+        if self.best_lower > self.claim.eps:
+            return self._refuted()
+        return Certificate(
+            Status.PROVED, self.claim.eps, found.upper, self.best_lower, self._point(), found.rounding, self.boxes
+        )
 
     def _point(self) -> tuple[float, ...] | None:
         return None if self.witness is None else tuple(float(w) for w in self.witness)
 
     def _refuted(self) -> Certificate:
-        return Certificate(Status.REFUTED, self.claim.eps, math.inf, self.best_lower, self._point(), math.inf, self.boxes, reason="witness found")
+        return Certificate(
+            Status.REFUTED,
+            self.claim.eps,
+            math.inf,
+            self.best_lower,
+            self._point(),
+            math.inf,
+            self.boxes,
+            reason="witness found",
+        )
 
     def _undecided(self, reason: str, lo: np.ndarray, hi: np.ndarray) -> Certificate:
         place = tuple((float(a), float(b)) for a, b in zip(lo, hi, strict=True))
@@ -217,7 +211,9 @@ class _Search:
             points = points[inside]
         else:
             count = 2001 if self.n == 1 else 4000
-            points = np.linspace(lo, hi, count) if self.n == 1 else np.concatenate([domain.sample(count), _corners(lo, hi)])
+            points = (
+                np.linspace(lo, hi, count) if self.n == 1 else np.concatenate([domain.sample(count), _corners(lo, hi)])
+            )
             points = np.clip(points, lo, hi)
             values = target.evaluate(points)
         error = np.abs(forward(self.claim.model, self.claim.prefix, points) - values).max(axis=1)
@@ -231,7 +227,9 @@ class _Search:
                 series = enclose_head(self.head, tokens, some, some, 1)
                 size = np.max(
                     [
-                        np.abs(part[0].mid[:, 0] - values[chosen[start : start + step], i]) * (1 - 2 * U) - part[0].rad[:, 0] - series.remainder[:, i]
+                        np.abs(part[0].mid[:, 0] - values[chosen[start : start + step], i]) * (1 - 2 * U)
+                        - part[0].rad[:, 0]
+                        - series.remainder[:, i]
                         for i, part in enumerate(series.parts)
                         if part[0] is not None
                     ],
@@ -273,7 +271,11 @@ class _Search:
         """A region cut where the target changes its formula."""
         edges = []
         for axis in range(self.n):
-            cuts = [] if isinstance(self.claim.target, LipschitzTarget) else self.claim.target.breakpoints(axis, lo[axis], hi[axis])
+            cuts = (
+                []
+                if isinstance(self.claim.target, LipschitzTarget)
+                else self.claim.target.breakpoints(axis, lo[axis], hi[axis])
+            )
             if self.n == 1 and len(cuts) == 0:
                 cuts = np.linspace(lo[0], hi[0], 9)[1:-1]
             edges.append(np.unique(np.concatenate([[lo[axis]], np.asarray(cuts), [hi[axis]]])))
@@ -281,7 +283,9 @@ class _Search:
         high = np.stack([g.ravel() for g in np.meshgrid(*[e[1:] for e in edges], indexing="ij")], axis=1)
         return low, high
 
-    def _cover(self, tokens: Tokens, lo: np.ndarray, hi: np.ndarray, eps: float, leaves: list[_Leaves]) -> Certificate | None:
+    def _cover(
+        self, tokens: Tokens, lo: np.ndarray, hi: np.ndarray, eps: float, leaves: list[_Leaves]
+    ) -> Certificate | None:
         """Cut until every box of the region passes; None, or the outcome that stops the proof."""
         leaf = _Leaves(tokens, [], [], [], [], [])
         leaves.append(leaf)
@@ -312,7 +316,9 @@ class _Search:
             work.append(halves)
         return None
 
-    def _keep(self, leaf: _Leaves, which: np.ndarray, lo: np.ndarray, hi: np.ndarray, bounds: _Bounds, axis: np.ndarray) -> None:
+    def _keep(
+        self, leaf: _Leaves, which: np.ndarray, lo: np.ndarray, hi: np.ndarray, bounds: _Bounds, axis: np.ndarray
+    ) -> None:
         if which.any():
             leaf.lo.append(lo[which])
             leaf.hi.append(hi[which])
@@ -362,7 +368,8 @@ class _Search:
 
     def _bound(self, tokens: Tokens, lo: np.ndarray, hi: np.ndarray, order: int) -> _Bounds:
         if isinstance(self.claim.target, LipschitzTarget):
-            return self._lipschitz_bound(self.claim.target, tokens, lo, hi, order)
+            upper, rounding, spread = worst_case(self.head, self.claim.target, tokens, lo, hi, order, self.largest)
+            return _Bounds(upper, rounding, np.zeros(len(lo)), spread)
         g = enclose_head(self.head, tokens, lo, hi, order)
         f = self.claim.target.series(lo, hi, order)
         upper, lower = np.zeros(len(lo)), np.zeros(len(lo))
@@ -376,52 +383,6 @@ class _Search:
             at_centre = (np.abs(first.mid[:, 0]) - first.rad[:, 0] - rest) - U * np.abs(first.mid[:, 0]) * 8
             lower = np.maximum(lower, np.where(np.isnan(at_centre), 0.0, at_centre))
         return _Bounds(upper, g.rounding.max(axis=1), lower, g.spread)
-
-    def _lipschitz_bound(self, target: LipschitzTarget, tokens: Tokens, lo: np.ndarray, hi: np.ndarray, order: int) -> _Bounds:
-        """|g(x) - f(x)| <= sum_j w_j |v_j - f(x)| <= sum_j w_j (L |x - z_j| + |v_j - y_j|) for every f of the class.
-
-        |x - z| is enclosed by an affine function of tau and an excess. l2: |d + h| <= |d| + <d/|d|, h> + |h|^2/(2|d|) for
-        d = c - z (as sqrt(1 + t) <= 1 + t/2). l1: exact where no coordinate changes sign. linf, and boxes too close to z: the
-        norm at the centre, give or take the norm of the half-widths.
-        """
-        index = tokens.index
-        z = target.points[index]
-        c = lo + (hi - lo) * 0.5
-        r = np.maximum(hi - c, c - lo) * (1 + 4 * U)
-        mismatch = np.abs(self.head.values[index] - target.values[index]).max(axis=1)
-        mismatch = mismatch * (1 + 4 * U) + (self.head.value_gamma * self.head.value_scale[index]).max(axis=1)
-        d = c[:, None, :] - z[None]
-        error = 16 * (self.n + 4) * U  # relative rounding of the distances below, and of d itself
-        if target.norm == "l2":
-            distance = np.sqrt((d**2).sum(axis=2))
-            half = np.sqrt((r**2).sum(axis=1))[:, None]
-            away = distance > half
-            safe = np.where(away, distance, 1.0)
-            slope = np.where(away[:, :, None], d / safe[:, :, None], 0.0) * r[:, None, :]
-            excess = np.where(away, half**2 / (2 * safe), half)
-        else:
-            sizes = np.abs(d)
-            signs_fixed = sizes >= r[:, None, :]
-            if target.norm == "l1":
-                distance = sizes.sum(axis=2)
-                slope = np.where(signs_fixed, np.sign(d), 0.0) * r[:, None, :]
-                excess = np.where(signs_fixed, 0.0, r[:, None, :]).sum(axis=2)
-            else:
-                distance = sizes.max(axis=2)
-                first = np.argmax(sizes, axis=2)[:, :, None]
-                others = np.where(np.arange(self.n) == first, -np.inf, sizes + r[:, None, :]).max(axis=2)
-                lead = np.take_along_axis(sizes - r[:, None, :], first, axis=2)[:, :, 0]
-                alone = lead >= np.maximum(others, 0.0)
-                slope = np.where((np.arange(self.n) == first) & alone[:, :, None], np.sign(d), 0.0) * r[:, None, :]
-                excess = np.where(alone, 0.0, r.max(axis=1)[:, None])
-        excess = excess * (1 + error) + error * (distance + np.abs(c).max(axis=1)[:, None] + np.abs(z).max(axis=1)[None] + r.sum(axis=1)[:, None])
-        constant = target.lipschitz
-        own = TokenValues(constant * distance + mismatch, constant * slope, (constant * excess + 4 * U * mismatch) * UP, self.largest)
-        g = enclose_head(self.head, tokens, lo, hi, order, own)
-        run = enclose_head(self.head, tokens, lo, hi, 2)
-        rounding = run.rounding.max(axis=1)
-        upper = ((sup_norm(g.parts[0], self.n) + g.remainder[:, 0]) * UP + rounding) * UP
-        return _Bounds(upper, rounding, np.zeros(len(lo)), g.spread)
 
 
 def error_profile(
@@ -489,4 +450,3 @@ def _split(lo: np.ndarray, hi: np.ndarray, axis: np.ndarray) -> tuple[tuple[np.n
     left_hi[rows, axis] = middle
     right_lo[rows, axis] = middle
     return (np.concatenate([lo, right_lo]), np.concatenate([left_hi, hi])), None
-

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verify.ball import TINY, UP, U, Ball
+from verify.ball import TINY, UP, Ball, U
 from verify.domain import Box
 from verify.expression import Expression
-from verify.jets import Jet, jets
+from verify.jets import jets
+from verify.monomials import Jet
 
 __all__ = ["Enclosed", "lipschitz_constant", "value_range"]
 
@@ -40,7 +41,9 @@ def lipschitz_constant(
         c = lo + (hi - lo) * 0.5
         centre = _slopes(jets(expression, Ball.exact(c), np.ones_like(lo), 1))
         upper = np.max([np.linalg.norm(s.magnitude(), ord=order, axis=1) for s in slopes], axis=0)
-        lower = np.max([np.linalg.norm(np.maximum(np.abs(s.mid) - s.rad, 0), ord=order, axis=1) for s in centre], axis=0)
+        lower = np.max(
+            [np.linalg.norm(np.maximum(np.abs(s.mid) - s.rad, 0), ord=order, axis=1) for s in centre], axis=0
+        )
         return upper * (1 + 16 * lo.shape[1] * U) * UP + TINY, lower * (1 - 1e-12)
 
     return _supremum(bound, domain, tightness, max_boxes)
@@ -60,7 +63,9 @@ def value_range(expression: Expression, domain: Box, *, tightness: float = 0.05,
     def touching(lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
         """Bounds where f is defined, for small boxes that only touch the end of its domain: both corners must be inside."""
         over = _heads(jets(expression, Ball.between(lo, hi), np.ones_like(lo), 0))
-        corners = [h.mid for point in (lo, hi) for h in _heads(jets(expression, Ball.exact(point), np.ones_like(lo), 0))]
+        corners = [
+            h.mid for point in (lo, hi) for h in _heads(jets(expression, Ball.exact(point), np.ones_like(lo), 0))
+        ]
         upper = np.max([x.magnitude()[:, 0] for x in over], axis=0)
         return np.where(np.isfinite(np.max(corners, axis=0)[:, 0]), upper, np.nan)
 
@@ -79,7 +84,11 @@ _Bound = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def _supremum(
-    bound: _Bound, domain: Box, tightness: float, max_boxes: int, touching: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    bound: _Bound,
+    domain: Box,
+    tightness: float,
+    max_boxes: int,
+    touching: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> Enclosed:
     """Bisect the boxes with the largest bounds until the supremum is known within `tightness`, or max_boxes are spent. A box
     that stays unbounded down to a relative width of 2^-40 is reported as bad, unless `touching` bounds it."""

@@ -13,11 +13,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from verify.ball import UP, U, Ball, gamma
+from verify.ball import UP, Ball, U, gamma
 from verify.expression import Expression
-from verify.jets import Jet, homogeneous_product, jets
+from verify.jets import jets
+from verify.monomials import Jet, homogeneous_product
 
-__all__ = ["ExpressionTarget", "GridTarget", "LipschitzTarget", "Provenance", "Target", "TargetError", "TargetSeries", "target_from"]
+__all__ = [
+    "ExpressionTarget",
+    "GridTarget",
+    "LipschitzTarget",
+    "Provenance",
+    "Target",
+    "TargetError",
+    "TargetSeries",
+    "target_from",
+]
 
 
 class Provenance(StrEnum):
@@ -128,7 +138,9 @@ class GridTarget:
             if a.ndim != 1 or len(a) < 2 or not np.isfinite(a).all() or not (np.diff(a) > 0).all():
                 raise TargetError(f"axes[{i}]: expected at least two finite, strictly increasing numbers")
         if values.ndim != len(axes) + 1 or values.shape[:-1] != tuple(len(a) for a in axes):
-            raise TargetError(f"values: shape {values.shape}, expected {tuple(len(a) for a in axes)} and one axis of outputs")
+            raise TargetError(
+                f"values: shape {values.shape}, expected {tuple(len(a) for a in axes)} and one axis of outputs"
+            )
         if not np.isfinite(values).all():
             raise TargetError("values: has entries that are not finite")
         object.__setattr__(self, "axes", axes)
@@ -152,10 +164,7 @@ class GridTarget:
         """Where the interpolant changes its formula: the nodes, or for nearest floats on both sides of each midpoint (the
         midpoint itself need not be a float; the sliver between them belongs to both values)."""
         a = self.axes[axis]
-        if self.interpolation == "linear":
-            cuts = a
-        else:
-            cuts = np.concatenate(_around_midpoints(a))
+        cuts = a if self.interpolation == "linear" else np.concatenate(_around_midpoints(a))
         return np.sort(cuts[(cuts > lo) & (cuts < hi)])
 
     def series(self, lo: np.ndarray, hi: np.ndarray, order: int) -> TargetSeries:
@@ -195,7 +204,7 @@ class GridTarget:
                     longer: list[Ball | None] = [None] * (len(product) + 1)
                     for d, part in enumerate(product):
                         for e in (0, 1):
-                            assert part is not None and factor[e] is not None
+                            assert part is not None
                             term = homogeneous_product(part, factor[e], n, d, e)  # pyright: ignore
                             longer[d + e] = term if longer[d + e] is None else longer[d + e] + term  # pyright: ignore
                     product = longer
@@ -214,8 +223,7 @@ class GridTarget:
             first.append(np.searchsorted(above, lo[:, i], side="left"))
             last.append(np.searchsorted(below, hi[:, i], side="right"))
         parts, remainders = [], []
-        single = np.all([f == g for f, g in zip(first, last, strict=True)], axis=0)
-        neighbours = np.all([g - f <= 1 for f, g in zip(first, last, strict=True)], axis=0)
+        neighbours = np.all(np.stack(last) - np.stack(first) <= 1, axis=0)
         for out in range(self.outputs):
             low, high = np.full(len(lo), np.inf), np.full(len(lo), -np.inf)
             for corner in np.ndindex(*([2] * self.dimension)):
@@ -224,7 +232,7 @@ class GridTarget:
                 low, high = np.minimum(low, value), np.maximum(high, value)
             ball = Ball.between(low, high)
             parts.append([Ball.exact(ball.mid[:, None]), *([None] * (order - 1))])
-            remainders.append(np.where(single | neighbours, ball.rad, np.inf))
+            remainders.append(np.where(neighbours, ball.rad, np.inf))
         return TargetSeries(parts, np.stack(remainders, axis=1))
 
     def to_json(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -263,7 +271,9 @@ class LipschitzTarget:
     def __post_init__(self) -> None:
         points, values = np.array(self.points, dtype=np.float64), np.array(self.values, dtype=np.float64)
         if points.ndim != 2 or values.ndim != 2 or len(points) != len(values) or len(points) == 0:
-            raise TargetError(f"points {points.shape} and values {values.shape}: expected (samples, n) and (samples, k)")
+            raise TargetError(
+                f"points {points.shape} and values {values.shape}: expected (samples, n) and (samples, k)"
+            )
         if not (np.isfinite(points).all() and np.isfinite(values).all()):
             raise TargetError("points and values: have entries that are not finite")
         if not (np.isfinite(self.lipschitz) and self.lipschitz >= 0):
@@ -286,7 +296,9 @@ class LipschitzTarget:
         return meta, {"target.points": self.points, "target.values": self.values}
 
     def __str__(self) -> str:
-        return f"{self.name} (declared Lipschitz constant {self.lipschitz:.6g} in {self.norm}, {len(self.points)} values)"
+        return (
+            f"{self.name} (declared Lipschitz constant {self.lipschitz:.6g} in {self.norm}, {len(self.points)} values)"
+        )
 
 
 Target = ExpressionTarget | GridTarget | LipschitzTarget
@@ -303,7 +315,9 @@ def target_from(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Target:
             return GridTarget(axes, arrays["target.values"], str(meta["interpolation"]))
         if kind == "lipschitz":
             constant = float.fromhex(meta["lipschitz"])
-            return LipschitzTarget(arrays["target.points"], arrays["target.values"], constant, str(meta["norm"]), str(meta["name"]))
+            return LipschitzTarget(
+                arrays["target.points"], arrays["target.values"], constant, str(meta["norm"]), str(meta["name"])
+            )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, TargetError) or type(error).__name__ == "ExpressionError":
             raise

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_error"]
 
+_LEVELS = {1: 10, 2: 2}
+"""How often a box may be halved for its bound, by dimension."""
+_WORK = 400_000
+"""Boxes times tokens of a picture."""
+
 
 def draw_error(c: Compiled, ax: Axes, *, cells: int | None = None) -> None:
     """The proved bound per box (as many boxes per axis as `cells`), the measured error, and eps. Raises ValueError for cells < 1.
@@ -26,12 +31,21 @@ def draw_error(c: Compiled, ax: Axes, *, cells: int | None = None) -> None:
     In more than two dimensions, every axis gets its own pair: the largest over the other coordinates.
     """
     n = c.domain.dimension
-    count = {1: 200, 2: 40}.get(n, max(2, int(256 ** (1 / n)))) if cells is None else cells
+    count = _affordable(c) if cells is None else cells
     if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
         raise ValueError(f"cells = {cells!r}, expected a whole number of boxes per axis, at least 1")
-    lo, hi, upper = error_profile(c.claim, cells=int(count))
+    lo, hi, upper = error_profile(c.claim, cells=int(count), levels=_LEVELS.get(n, 1))
+    if c.rechecked and c.certificate.proved:  # the bound that was proved for the whole domain holds on every box
+        upper = np.minimum(upper, c.certificate.error_upper)
     (_steps if n == 1 else _map if n == 2 else _shadows)(c, ax, lo, hi, upper)
     titled(ax, c, "Error")
+
+
+def _affordable(c: Compiled) -> int:
+    """Boxes per axis: fewer for a long prefix, as a bound on a box takes time in proportion to the tokens."""
+    n = c.domain.dimension
+    boxes = np.clip(_WORK / c.length, 2**n, {1: 200, 2: 1600}.get(n, 256))
+    return max(2, int(boxes ** (1 / n) + 1e-9))
 
 
 def _measured_name(c: Compiled) -> str:

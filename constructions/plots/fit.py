@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from constructions.captions import names_of
-from constructions.plots.style import BLACK, CYCLE, GREY, chosen_output, legend, titled
+from constructions.plots.style import BLACK, CYCLE, GREY, SKY, chosen_output, legend, titled
 from constructions.plots.tokens import peaks
 from constructions.sampled import grid_2d, line, sampled
 from verify import LipschitzTarget
@@ -44,7 +44,7 @@ def _curves(c: Compiled, ax: Axes) -> None:
             few: Any = {"marker": "o", "ms": 3.5} if len(c.target.points) <= 100 else {"marker": ",", "ms": 1}
             ax.plot(c.target.points[:, 0], c.target.values[:, i], ls="", color=colour, label=f"recorded values{tail}", **few)
         else:
-            ax.plot(x, s.low[:, i], color=colour, lw=5, alpha=0.35, solid_capstyle="butt", label=f"target f{tail}")
+            ax.plot(x, s.low[:, i], color=SKY if not many else colour, lw=6, alpha=0.9 if not many else 0.35, solid_capstyle="butt", label=f"target f{tail}")
         ax.plot(x, s.model[:, i], color=BLACK if not many else colour, lw=1.2, label=f"model g{tail}")
     where = peaks(c).points[:, 0]
     ax.plot(where, np.full(len(where), 0.015), "|", color=GREY, ms=9, mew=1.2, transform=ax.get_xaxis_transform(),

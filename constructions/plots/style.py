@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from constructions.compiled import Compiled
 
-__all__ = ["BLACK", "BLUE", "CYCLE", "GREEN", "GREY", "ORANGE", "RED", "chosen_output", "dressed", "legend", "new_axes", "titled"]
+__all__ = ["BLACK", "BLUE", "CYCLE", "GREEN", "GREY", "ORANGE", "RED", "SKY", "chosen_output", "dressed", "legend", "new_axes", "titled"]
 
 # Okabe and Ito's palette
 BLACK, BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#111111", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"

@@ -36,10 +36,16 @@ def sharpened(proposal: Proposal, lipschitz: float, eps: float, lo: np.ndarray, 
     slopes = 2 * beta * offsets
     biases = -beta * (offsets**2).sum(axis=1) - slopes @ middle
     reach = float((np.abs(slopes) @ np.maximum(np.abs(lo), np.abs(hi)) + np.abs(biases)).max())
-    if 2.0**-53 * reach > 1e-3 or 2.0**-51 * reach * float(np.ptp(proposal.values, axis=0).max()) > 0.2 * lipschitz * room:
+    if (
+        2.0**-53 * reach > 1e-3
+        or 2.0**-51 * reach * float(np.ptp(proposal.values, axis=0).max()) > 0.2 * lipschitz * room
+    ):
         return None
     tail = Term(
-        "softmax tail", 0.2 * lipschitz * room, "sum_j w_j (|x - c_j| - R) <= K / (2 e beta R)", "covering lemma, verify/covering.py"
+        "softmax tail",
+        0.2 * lipschitz * room,
+        "sum_j w_j (|x - c_j| - R) <= K / (2 e beta R)",
+        "covering lemma, verify/covering.py",
     )
     terms = tuple(tail if t.name == "softmax tail" else t for t in proposal.terms)
     return replace(proposal, slopes=slopes, biases=biases, grid={**proposal.grid, "beta": beta}, terms=terms)
