@@ -58,7 +58,7 @@ def _target_range(
     rows = max(1, _BLOCK // len(target.points))
     for start in range(0, len(points), rows):
         part = slice(start, start + rows)
-        reach = target.lipschitz * cdist(points[part], target.points, metric)  # pyright: ignore[reportArgumentType]
+        reach = target.lipschitz * cdist(points[part], target.points, metric)  # pyright: ignore[reportArgumentType, reportCallIssue]
         for i in range(target.outputs):
             low[part, i] = (target.values[:, i] - reach).max(axis=1)
             high[part, i] = (target.values[:, i] + reach).min(axis=1)

@@ -69,12 +69,14 @@ class Ball:
         return Ball(self.mid[index], self.rad[index])  # type: ignore[index]
 
     def lower(self) -> Array:
-        """A float below every element's ball."""
-        return np.where(self.rad == 0, self.mid, np.nextafter(self.mid - self.rad, -np.inf))
+        """A float below every element's ball; NaN where the midpoint overflowed."""
+        low = np.where(self.rad == 0, self.mid, np.nextafter(self.mid - self.rad, -np.inf))
+        return np.where(np.isfinite(self.mid), low, np.nan)
 
     def upper(self) -> Array:
-        """A float above every element's ball."""
-        return np.where(self.rad == 0, self.mid, np.nextafter(self.mid + self.rad, np.inf))
+        """A float above every element's ball; NaN where the midpoint overflowed."""
+        high = np.where(self.rad == 0, self.mid, np.nextafter(self.mid + self.rad, np.inf))
+        return np.where(np.isfinite(self.mid), high, np.nan)
 
     def magnitude(self) -> Array:
         """A float above |x| for every x of the ball."""

@@ -186,7 +186,7 @@ def covering_bound(
     if not step < 0.01:
         return None
     spread = float(np.ptp(head.values, axis=0).max())
-    rounding = (step * 1.02 * spread * 2 + head.output_gamma * 2.1 * float(np.abs(head.values).max()) + TINY) * 1.01
+    rounding = (step * 1.02 * spread * 2 + head.output_gamma * 2.1 * float(head.value_scale.max()) + TINY) * 1.01
     if constant == 0:
         return None
     # the largest covering radius that would do: eps = L (R + T(R) + zeta) + e + rounding; T falls with R, so two rounds suffice

@@ -147,8 +147,9 @@ def _check(i: int, node: Node, variables: int) -> None:
         raise ExpressionError(f"{where}: arguments must be earlier nodes, got {node.args}")
     count, value = len(node.args), node.value
     if node.op == "var":
-        if count or value is None or not value.isascii() or not value.isdigit() or int(value) >= variables:
-            raise ExpressionError(f"{where}: {value!r} is not one of the {variables} variables")
+        number = value is not None and len(value) <= 9 and value.isascii() and value.isdigit()
+        if count or value is None or not number or int(value) >= variables:
+            raise ExpressionError(f"{where}: {(value or '')[:20]!r} is not one of the {variables} variables")
     elif node.op == "const":
         if count or value is None:
             raise ExpressionError(f"{where}: takes a value and no arguments")

@@ -79,6 +79,20 @@ def _selects(matrix: np.ndarray) -> bool:
     return bool(((matrix != 0).sum(axis=1) <= 1).all() and (np.frexp(np.abs(nonzero))[0] == 0.5).all())
 
 
+def _within_scale(name: str, matrix: np.ndarray, least: float, most: float) -> None:
+    """Refuse entries whose products could leave float64's range. Within these, what underflow loses anywhere in the logits is at
+    most 2^-1074 2^150 1e150 times a few dimensions, far below `_UNDERFLOW`; matrices of zeros and ones lose nothing."""
+    size = np.abs(matrix[matrix != 0])
+    if size.size and not (size.min() >= least and size.max() <= most):
+        raise UnsupportedModelError(
+            f"{name} has entries outside [{least:.3g}, {most:.3g}], beyond the scale float64 can carry"
+        )
+
+
+_UNDERFLOW = 1e-100
+"""Absolute error of a logit that covers every underflow on the way to it (see _within_scale)."""
+
+
 def affine_head(model: Transformer, prefix: Prefix) -> AffineHead:
     """Read a one-layer, one-head model that attends to its prefix alone as a head with affine logits.
 
@@ -96,10 +110,18 @@ def affine_head(model: Transformer, prefix: Prefix) -> AffineHead:
             "this prover handles one layer with one head that attends to its prefix alone, without residual"
         )
     head = model.layers[0].heads[0]
+    frozen = (("embedding", model.embedding), ("offset", model.offset), ("query", head.query))
+    frozen += (("output", head.output), ("readout", model.readout))
+    for name, matrix in frozen:
+        _within_scale(name, matrix, 2.0**-150, 2.0**150)
+    if not all(np.isin(np.abs(matrix), (0.0, 1.0)).all() for _, matrix in frozen):
+        _within_scale("prefix keys", prefix.keys[0][0], 0.0, 1e150)
+        _within_scale("prefix values", prefix.values[0][0], 0.0, 1e150)
     keys, values = prefix.keys[0][0], prefix.values[0][0]
     d_k, d = head.query.shape
     n = model.inputs
-    in_place = model.offset[:, None] * model.embedding  # a row that both copies a coordinate and adds a constant rounds
+    # a row that both copies a coordinate and adds a constant rounds
+    in_place = (model.offset != 0)[:, None] & (model.embedding != 0)
     exact_in = _selects(model.embedding) and _selects(head.query) and not in_place.any()
     exact_out = _selects(head.output) and _selects(model.readout)
     query_in, query_offset = head.query @ model.embedding, head.query @ model.offset
@@ -110,6 +132,8 @@ def affine_head(model: Transformer, prefix: Prefix) -> AffineHead:
     exact_biases = exact_in and _selects(query_offset[None, :])
     parameter_gamma = 0.0 if exact_slopes and exact_biases else gamma(d_k + d + n + 4)
     exact_values = exact_out and _selects(out.T)
+    if not np.isfinite(values @ out).all():
+        raise UnsupportedModelError("the values overflow float64 on their way through output and readout")
     return AffineHead(
         slopes=keys @ query_in,
         biases=keys @ query_offset,
@@ -156,10 +180,7 @@ def select_tokens(head: AffineHead, candidates: Tokens, lo: np.ndarray, hi: np.n
     keep = ~((gap < negligible) & (head.logit_gamma * size < 0.5))
     keep[best] = True
     dropped = exp(Ball.exact(gap[~keep])).upper()
-    values = (
-        np.abs(head.values[index][~keep]) * (1 + 2 * head.value_gamma)
-        + head.value_gamma * head.value_scale[index][~keep]
-    )
+    values = head.value_scale[index][~keep] * (1 + 2 * head.value_gamma)  # at least |values|
     grow = UP * (1 + gamma(len(index) + 2))
     # tokens dropped earlier were compared with a token that may itself be dropped now, at most e^{gap} <= 1 below `best`
     return Tokens(index[keep], (candidates.share + dropped.sum()) * grow, (candidates.moment + dropped @ values) * grow)
@@ -210,7 +231,7 @@ def enclose_head(
         logits = c @ a.T + b
         top = logits.max(axis=1, keepdims=True)
         relative = logits - top
-        logit_error = ((gamma(n + 2) + head.parameter_gamma) * size + U * np.abs(relative)) * UP
+        logit_error = ((gamma(n + 2) + head.parameter_gamma) * size + U * np.abs(relative)) * UP + _UNDERFLOW
         weights = exp(Ball(relative, np.zeros_like(relative))).mid
         weights /= weights.sum(
             axis=1, keepdims=True
@@ -228,7 +249,7 @@ def enclose_head(
             head.logit_gamma * size * UP
             + U * (np.abs(relative) + 2 * reach.max(axis=1, keepdims=True))
             + 2 * EXP_RELATIVE_ERROR
-        ) * UP
+        ) * UP + _UNDERFLOW
         # below e^-650 the computed weight may be off by its own size (it was raised to e^-690, or flushed to zero)
         vanishing = relative < -650
         rho, executed = np.where(vanishing, rho + 1, rho), np.where(vanishing, executed + 1, executed)
@@ -237,7 +258,9 @@ def enclose_head(
             start = weights @ values  # (boxes, k)
             deviations = values.T[None] - start[:, :, None]  # (boxes, k, tokens)
             value_error = (head.value_gamma * head.value_scale[tokens.index]).T[None] + U * np.abs(deviations)
-            magnitude = np.abs(values.T)[None]
+            magnitude = np.abs(head.value_scale[tokens.index].T)[
+                None
+            ]  # what is summed, before W_O and the readout mix it
         else:
             start = (weights * own.value).sum(axis=1)[:, None]
             deviations = (own.value - start)[:, None, :]
@@ -303,7 +326,9 @@ def enclose_head(
             # true weights are at most (1 + weight_error) / (1 - total_weight_error) times those of ghat
             true = (1 + weight_error) * (1 + 4 * U)
             mean_size = mean_bound(np.broadcast_to(magnitude[:, i, :], weights.shape) * true)
-            shift = mean_bound(step_error * true * np.abs(dv)) + mean_bound(step_error * true) * (away + wobble)
+            shift = mean_bound(step_error * true * (np.abs(dv) + value_error[:, i, :])) + mean_bound(
+                step_error * true
+            ) * (away + wobble)
             moved = shift / _positive(1 - 2 * total_step_error)
             sums = head.output_gamma * (mean_size + np.abs(start[:, i]) + away + wobble)
             rounding[:, i] = ((moved + sums) / _positive(1 - total_weight_error) + 4 * dropped) * (1 + 1e-6) + TINY

@@ -272,7 +272,7 @@ def _plus(u: Jet, c: float) -> Jet:
     return [_head(u).shift(c), *u[1:]]
 
 
-def _unary(op: str, u: Jet, n: int, order: int, boxes: int, strict: bool) -> Jet:
+def _unary(op: str, u: Jet, n: int, order: int, boxes: int, strict: bool, thin: bool) -> Jet:
     head = _head(u)
     if op == "exp":
         return _exp(u, n, order)
@@ -287,7 +287,7 @@ def _unary(op: str, u: Jet, n: int, order: int, boxes: int, strict: bool) -> Jet
     if op == "tan":
         return _self_referential(u, n, order, _elementwise(head, lambda x: x.tan()), 1.0)
     if op == "abs":
-        return absolute(u, n, order, boxes)
+        return absolute(u, n, order, boxes, thin)
     return _integrated(op, u, n, order, strict)
 
 
@@ -308,6 +308,7 @@ def jets(expression: Expression, centre: Ball, radius: np.ndarray, order: int, s
     expression is defined (as a real function); with `strict`, a box that may reach where it is not gets NaN.
     """
     boxes, n = centre.shape
+    thin = not centre.rad.any()
     table: list[Jet] = []
     with np.errstate(all="ignore"), working_precision(_PRECISION):
         for node in expression.nodes:
@@ -328,11 +329,11 @@ def jets(expression: Expression, centre: Ball, radius: np.ndarray, order: int, s
             elif node.op in ("min", "max"):
                 value = args[0]
                 for other in args[1:]:
-                    value = extreme(node.op, value, other, n, order, boxes)
+                    value = extreme(node.op, value, other, n, order, boxes, thin)
             elif node.op == "select":
-                value = selection(node.value == ">", args[0], args[1], args[2], n, order, boxes)
+                value = selection(node.value == ">", args[0], args[1], args[2], n, order, boxes, thin)
             else:
-                value = _unary(node.op, args[0], n, order, boxes, strict)
+                value = _unary(node.op, args[0], n, order, boxes, strict, thin)
             table.append(value)
     return [
         [p if p is None else dense(p, boxes, len(monomials(n, d))) for d, p in enumerate(table[o])]

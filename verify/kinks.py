@@ -1,6 +1,7 @@
 """Jets across kinks: abs, min, max and selection, where a box may see both branches.
 
-Where a branch is certain the jet is that branch's. Where it is not, degree 0 is the hull of both, degree 1 the hull of both slopes if the
+Where a branch is certain the jet is that branch's. On a box it may be certain with equality at some points, since the function *is* that branch
+all over the box; at a single point (`thin`) a tie decides nothing about derivatives. Where it is not, degree 0 is the hull of both, degree 1 the hull of both slopes if the
 join is continuous (Clarke's subdifferential: enough for a mean value form), and every higher degree is unbounded.
 """
 
@@ -46,11 +47,13 @@ def _pick(choice: np.ndarray, a: Jet, b: Jet, order: int, n: int, undecided: np.
     return out
 
 
-def absolute(u: Jet, n: int, order: int, boxes: int) -> Jet:
+def absolute(u: Jet, n: int, order: int, boxes: int, thin: bool) -> Jet:
     """|u|."""
     head = dense(u[0], boxes, 1)
     lo, hi = head.lower()[:, 0], head.upper()[:, 0]
-    sign = np.where(lo >= 0, 1, np.where(hi <= 0, -1, 0))
+    sign = np.where(lo > 0, 1, np.where(hi < 0, -1, 0))
+    if not thin:
+        sign = np.where(lo >= 0, 1, np.where(hi <= 0, -1, sign))
     out = _pick(np.where(sign == 0, 1, sign), u, negate(u), order, n, sign == 0, continuous=True)
     if (sign == 0).any():
         top = np.maximum(np.abs(lo), np.abs(hi))[:, None]
@@ -58,23 +61,28 @@ def absolute(u: Jet, n: int, order: int, boxes: int) -> Jet:
     return out
 
 
-def extreme(op: str, a: Jet, b: Jet, n: int, order: int, boxes: int) -> Jet:
+def extreme(op: str, a: Jet, b: Jet, n: int, order: int, boxes: int, thin: bool) -> Jet:
     """max(a, b) or min(a, b), by `op`."""
     x, y = dense(a[0], boxes, 1), dense(b[0], boxes, 1)
     if op == "min":
-        return negate(extreme("max", negate(a), negate(b), n, order, boxes))
-    choice = np.where(x.lower() >= y.upper(), 1, np.where(x.upper() <= y.lower(), -1, 0))[:, 0]
+        return negate(extreme("max", negate(a), negate(b), n, order, boxes, thin))
+    choice = np.where(x.lower() > y.upper(), 1, np.where(x.upper() < y.lower(), -1, 0))[:, 0]
+    if not thin:
+        choice = np.where((x.lower() >= y.upper())[:, 0], 1, np.where((x.upper() <= y.lower())[:, 0], -1, choice))
     out = _pick(choice, a, b, order, n, choice == 0, continuous=True)
     both = Ball.between(np.maximum(x.lower(), y.lower()), np.maximum(x.upper(), y.upper()))
     out[0] = both.where((choice == 0)[:, None], dense(out[0], boxes, 1))
     return out
 
 
-def selection(strict: bool, c: Jet, a: Jet, b: Jet, n: int, order: int, boxes: int) -> Jet:
+def selection(strict: bool, c: Jet, a: Jet, b: Jet, n: int, order: int, boxes: int, thin: bool) -> Jet:
     """a where c > 0 (strict) or c >= 0, b elsewhere."""
     head = dense(c[0], boxes, 1)
     lo, hi = head.lower()[:, 0], head.upper()[:, 0]
     yes = lo > 0 if strict else lo >= 0
     no = hi <= 0 if strict else hi < 0
     choice = np.where(yes, 1, np.where(no, -1, 0))
-    return _pick(choice, a, b, order, n, choice == 0, continuous=False)
+    value = _pick(choice, a, b, 0, n, choice == 0, continuous=False)
+    if thin:
+        choice = np.where(lo > 0, 1, np.where(hi < 0, -1, 0))
+    return value + _pick(choice, a, b, order, n, choice == 0, continuous=False)[1:]

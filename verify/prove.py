@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from verify.ball import UP, U
+from verify.boxes import corners, first_boxes, halves
 from verify.certificate import EXECUTION, Certificate, Status, unbounded
 from verify.covering import covering_bound
 from verify.domain import Box
@@ -25,7 +26,8 @@ from verify.head import AffineHead, Tokens, UnsupportedModelError, affine_head, 
 from verify.model import Prefix, Transformer, forward
 from verify.monomials import Jet
 from verify.polynomial import sup_norm
-from verify.target import LipschitzTarget, Target
+from verify.regularity import value_range
+from verify.target import ExpressionTarget, LipschitzTarget, Target
 from verify.worst_case import worst_case
 
 __all__ = ["Claim", "Progress", "error_profile", "prove"]
@@ -86,17 +88,33 @@ def prove(
             f"takes the {len(claim.target.points)} recorded values"
         )
     try:
-        head = affine_head(claim.model, claim.prefix)
-        if isinstance(claim.target, LipschitzTarget) and len(claim.target.points) != len(head.biases):
-            raise UnsupportedModelError(
-                "a Lipschitz target needs one recorded value per token, in the order of the tokens"
-            )
+        with np.errstate(all="ignore"):
+            head = affine_head(claim.model, claim.prefix)
+        _refuse(claim, head)
     except UnsupportedModelError as error:
         return unbounded(claim.eps, 0, str(error), assumptions=tuple(assumptions), conditional=conditional)
     with np.errstate(all="ignore"):
         search = _Search(claim, head, max_boxes, progress)
         certificate = search.by_covering() or search.run(tightness)
     return Certificate(**{**certificate.__dict__, "assumptions": tuple(assumptions), "conditional": conditional})
+
+
+def _refuse(claim: Claim, head: AffineHead) -> None:
+    """Raise UnsupportedModelError where nothing should be proved: a target that is not defined all over the domain (bounds on boxes
+    hold only where it is), or recorded values that no Lipschitz function takes (a proof would be vacuous)."""
+    target = claim.target
+    if isinstance(target, ExpressionTarget):
+        found = value_range(target.expression, claim.domain, tightness=math.inf)
+        if found.bad is not None:
+            place = ", ".join(f"[{a:.6g}, {b:.6g}]" for a, b in found.bad)
+            raise UnsupportedModelError(f"the target is undefined or unbounded, or seems so, in {place}")
+    if isinstance(target, LipschitzTarget):
+        if len(target.points) != len(head.biases):
+            raise UnsupportedModelError(
+                "a Lipschitz target needs one recorded value per token, in the order of the tokens"
+            )
+        if target.contradicts_itself():
+            raise UnsupportedModelError("the recorded values contradict the declared Lipschitz constant")
 
 
 @dataclass
@@ -120,7 +138,7 @@ class _Search:
         self.n = claim.domain.dimension
         self.boxes, self.work = 0, 0
         self.best_lower, self.witness = 0.0, None
-        scale = float(np.ptp(head.values)) + float(np.abs(head.values).min()) + claim.eps
+        scale = float(np.abs(head.values).max()) * 2 + claim.eps
         digits = -math.log10(max(min(claim.eps / scale, 1.0), 1e-16))
         low, high = {1: (6, 18), 2: (5, 12), 3: (4, 8)}.get(self.n, (3, 4))
         self.order = int(
@@ -129,7 +147,8 @@ class _Search:
         while self.order > 1 and self.order**self.n > 20_000:  # high dimensions: fewer terms rather than more memory
             self.order -= 1
         largest = float(np.abs(head.values).max()) + 1.0
-        self.negligible = float(np.clip(math.log(claim.eps * 1e-4 / (len(head.biases) * largest)), -60.0, -12.0))
+        share = max(claim.eps * 1e-4 / (len(head.biases) * largest), 1e-26)
+        self.negligible = float(np.clip(math.log(share), -60.0, -12.0))
         lo, hi = claim.domain.bounds
         self.width = hi - lo
         if isinstance(claim.target, LipschitzTarget):
@@ -140,7 +159,7 @@ class _Search:
                 "l1": float(self.width.sum()),
             }
             off = float(np.abs(claim.target.points - np.clip(claim.target.points, lo, hi)).sum())
-            mismatch = float(np.abs(head.values - claim.target.values).max())
+            mismatch = float((np.abs(head.values - claim.target.values) + head.value_gamma * head.value_scale).max())
             self.largest = (claim.target.lipschitz * (diameter[claim.target.norm] + off) + mismatch) * 1.001
 
     def run(self, tightness: float) -> Certificate:
@@ -152,7 +171,7 @@ class _Search:
         regions = list(self._regions())
         for i, (tokens, lo, hi) in enumerate(regions):
             self.progress(i / len(regions), "proving")
-            outcome = self._cover(tokens, *self._first_boxes(lo, hi), eps, leaves)
+            outcome = self._cover(tokens, *first_boxes(self.claim.target, lo, hi), eps, leaves)
             if outcome is not None:
                 return outcome
         spent = self.boxes
@@ -212,7 +231,7 @@ class _Search:
         else:
             count = 2001 if self.n == 1 else 4000
             points = (
-                np.linspace(lo, hi, count) if self.n == 1 else np.concatenate([domain.sample(count), _corners(lo, hi)])
+                np.linspace(lo, hi, count) if self.n == 1 else np.concatenate([domain.sample(count), corners(lo, hi)])
             )
             points = np.clip(points, lo, hi)
             values = target.evaluate(points)
@@ -250,38 +269,24 @@ class _Search:
         return Tokens(np.arange(len(self.head.biases)), 0.0, np.zeros(self.head.values.shape[1]))
 
     def _regions(self) -> Iterator[tuple[Tokens, np.ndarray, np.ndarray]]:
-        """Regions of the domain with the tokens that matter there."""
+        """Regions of the domain with the tokens that matter there; cut as long as that drops tokens."""
         lo, hi = self.claim.domain.bounds
-        stack = [(self._all_tokens(), lo, hi)]
+        stack = [(self._all_tokens(), lo, hi, 0)]
         while stack:
-            tokens, lo, hi = stack.pop()
+            tokens, lo, hi, idle = stack.pop()
+            before = len(tokens.index)
             tokens = select_tokens(self.head, tokens, lo, hi, self.negligible)
-            a = self.head.slopes[tokens.index]
-            reach = np.ptp(a, axis=0) * (hi - lo)
+            idle = idle + 1 if len(tokens.index) > 0.95 * before else 0
+            reach = np.ptp(self.head.slopes[tokens.index], axis=0) * (hi - lo)
             axis = int(np.argmax(reach))
             middle = lo[axis] + (hi[axis] - lo[axis]) * 0.5
-            if len(tokens.index) <= 48 or reach.max() < 24 or not lo[axis] < middle < hi[axis]:
+            few = len(tokens.index) <= 48 or reach.max() < 24 or idle > 3 * self.n
+            if few or not lo[axis] < middle < hi[axis]:
                 yield tokens, lo, hi
                 continue
             left, right = hi.copy(), lo.copy()
             left[axis] = right[axis] = middle
-            stack += [(tokens, right, hi), (tokens, lo, left)]
-
-    def _first_boxes(self, lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A region cut where the target changes its formula."""
-        edges = []
-        for axis in range(self.n):
-            cuts = (
-                []
-                if isinstance(self.claim.target, LipschitzTarget)
-                else self.claim.target.breakpoints(axis, lo[axis], hi[axis])
-            )
-            if self.n == 1 and len(cuts) == 0:
-                cuts = np.linspace(lo[0], hi[0], 9)[1:-1]
-            edges.append(np.unique(np.concatenate([[lo[axis]], np.asarray(cuts), [hi[axis]]])))
-        low = np.stack([g.ravel() for g in np.meshgrid(*[e[:-1] for e in edges], indexing="ij")], axis=1)
-        high = np.stack([g.ravel() for g in np.meshgrid(*[e[1:] for e in edges], indexing="ij")], axis=1)
-        return low, high
+            stack += [(tokens, right, hi, idle), (tokens, lo, left, idle)]
 
     def _cover(
         self, tokens: Tokens, lo: np.ndarray, hi: np.ndarray, eps: float, leaves: list[_Leaves]
@@ -310,10 +315,10 @@ class _Search:
             self.work += len(bounds.upper) * len(tokens.index) * self.order**self.n
             if self.boxes > self.max_boxes or self.work > _MAX_WORK:
                 return self._undecided(f"gave up after {self.boxes} boxes", lo[0], hi[0])
-            halves, stuck = _split(lo, hi, axis)
+            cut, stuck = halves(lo, hi, axis)
             if stuck is not None:
                 return self._undecided("a box became too small to cut", lo[stuck], hi[stuck])
-            work.append(halves)
+            work.append(cut)
         return None
 
     def _keep(
@@ -340,7 +345,7 @@ class _Search:
                 coarse = upper > threshold
                 if not coarse.any():
                     continue
-                (low, high), stuck = _split(lo[coarse], hi[coarse], axis[coarse])
+                (low, high), stuck = halves(lo[coarse], hi[coarse], axis[coarse])
                 if stuck is not None or self.boxes + len(low) > limit + 4096:
                     return
                 leaf.lo, leaf.hi, leaf.upper = [lo[~coarse]], [hi[~coarse]], [upper[~coarse]]
@@ -417,7 +422,7 @@ def error_profile(
             np.maximum.at(upper, owner[~coarse], found[~coarse])
             if not coarse.any():
                 break
-            (part_lo, part_hi), stuck = _split(part_lo[coarse], part_hi[coarse], axis[coarse])
+            (part_lo, part_hi), stuck = halves(part_lo[coarse], part_hi[coarse], axis[coarse])
             if stuck is not None:
                 np.maximum.at(upper, owner[coarse], found[coarse])
                 break
@@ -428,25 +433,3 @@ def error_profile(
 
 def _difference(g: Jet, f: Jet) -> Jet:
     return [p if q is None else -q if p is None else p - q for p, q in zip(g, f, strict=True)]
-
-
-def _corners(lo: Float[np.ndarray, " n"], hi: Float[np.ndarray, " n"]) -> np.ndarray:
-    n = min(len(lo), 10)
-    out = np.tile(lo, (2**n, 1))
-    for i in range(n):
-        out[np.arange(2**n) >> i & 1 == 1, i] = hi[i]
-    return out
-
-
-def _split(lo: np.ndarray, hi: np.ndarray, axis: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], int | None]:
-    """Halve each box along its axis; the second result is the index of a box that has no float strictly inside."""
-    rows = np.arange(len(lo))
-    a, b = lo[rows, axis], hi[rows, axis]
-    middle = a + (b - a) * 0.5
-    stuck = ~((a < middle) & (middle < b))
-    if stuck.any():
-        return (lo, hi), int(np.argmax(stuck))
-    left_hi, right_lo = hi.copy(), lo.copy()
-    left_hi[rows, axis] = middle
-    right_lo[rows, axis] = middle
-    return (np.concatenate([lo, right_lo]), np.concatenate([left_hi, hi])), None

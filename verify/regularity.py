@@ -37,9 +37,9 @@ def lipschitz_constant(
     order = {"l2": 2, "linf": 1, "l1": np.inf}[norm]
 
     def bound(lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        slopes = _slopes(jets(expression, Ball.between(lo, hi), np.ones_like(lo), 1))
+        slopes = _slopes(jets(expression, Ball.between(lo, hi), np.ones_like(lo), 1), lo.shape)
         c = lo + (hi - lo) * 0.5
-        centre = _slopes(jets(expression, Ball.exact(c), np.ones_like(lo), 1))
+        centre = _slopes(jets(expression, Ball.exact(c), np.ones_like(lo), 1), lo.shape)
         upper = np.max([np.linalg.norm(s.magnitude(), ord=order, axis=1) for s in slopes], axis=0)
         lower = np.max(
             [np.linalg.norm(np.maximum(np.abs(s.mid) - s.rad, 0), ord=order, axis=1) for s in centre], axis=0
@@ -72,8 +72,8 @@ def value_range(expression: Expression, domain: Box, *, tightness: float = 0.05,
     return _supremum(bound, domain, tightness, max_boxes, touching)
 
 
-def _slopes(found: list[Jet]) -> list[Ball]:
-    return [part[1] if part[1] is not None else Ball.exact(np.zeros((1, 1))) for part in found]
+def _slopes(found: list[Jet], shape: tuple[int, ...]) -> list[Ball]:
+    return [part[1] if part[1] is not None else Ball.exact(np.zeros(shape)) for part in found]
 
 
 def _heads(found: list[Jet]) -> list[Ball]:
@@ -100,7 +100,7 @@ def _supremum(
     while True:
         finite = np.isfinite(upper)
         worst = float(upper.max()) if finite.all() else np.inf
-        if worst <= lower * (1 + tightness) + TINY:
+        if worst < np.inf and (tightness == np.inf or worst <= lower * (1 + tightness) + TINY):
             return Enclosed(lower, worst)
         relative = ((hi - lo) / width).max(axis=1)
         stuck = ~finite & (relative < 2.0**-40)

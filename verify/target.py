@@ -155,10 +155,13 @@ class GridTarget:
         return self.values.shape[-1]
 
     def evaluate(self, points: Float[np.ndarray, "batch n"]) -> Float[np.ndarray, "batch k"]:
-        """Float64 values, for samples and plots."""
+        """Float64 values, for samples and plots; NaN outside the grid."""
         from scipy.interpolate import RegularGridInterpolator
 
-        return RegularGridInterpolator(self.axes, self.values, method=self.interpolation)(points)  # pyright: ignore
+        inside = RegularGridInterpolator(
+            self.axes, self.values, method=self.interpolation, bounds_error=False, fill_value=np.nan
+        )
+        return inside(points)
 
     def breakpoints(self, axis: int, lo: float, hi: float) -> np.ndarray:
         """Where the interpolant changes its formula: the nodes, or for nearest floats on both sides of each midpoint (the
@@ -223,7 +226,8 @@ class GridTarget:
             first.append(np.searchsorted(above, lo[:, i], side="left"))
             last.append(np.searchsorted(below, hi[:, i], side="right"))
         parts, remainders = [], []
-        neighbours = np.all(np.stack(last) - np.stack(first) <= 1, axis=0)
+        inside = np.all([(lo[:, i] >= a[0]) & (hi[:, i] <= a[-1]) for i, a in enumerate(self.axes)], axis=0)
+        neighbours = inside & np.all(np.stack(last) - np.stack(first) <= 1, axis=0)
         for out in range(self.outputs):
             low, high = np.full(len(lo), np.inf), np.full(len(lo), -np.inf)
             for corner in np.ndindex(*([2] * self.dimension)):
@@ -290,6 +294,20 @@ class LipschitzTarget:
     @property
     def outputs(self) -> int:
         return self.values.shape[1]
+
+    def contradicts_itself(self) -> bool:
+        """Whether two recorded values, among each point's nearest eight neighbours, differ by more than the constant allows."""
+        from scipy.spatial import KDTree
+
+        if len(self.points) < 2:
+            return False
+        order = {"l2": 2, "linf": np.inf, "l1": 1}[self.norm]
+        near = np.asarray(KDTree(self.points).query(self.points, k=min(9, len(self.points)), p=order)[1])[:, 1:]
+        near = np.minimum(near, len(self.points) - 1)  # the tree says "none" for neighbours at infinite distance
+        distance = np.linalg.norm(self.points[:, None] - self.points[near], ord=order, axis=2)
+        change = np.abs(self.values[:, None] - self.values[near]).max(axis=2)
+        noise = 64 * U * np.abs(self.values).max()  # a black box's own rounding
+        return bool((change > self.lipschitz * distance * (1 + 1e-9) + noise).any())
 
     def to_json(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         meta = {"kind": "lipschitz", "lipschitz": float(self.lipschitz).hex(), "norm": self.norm, "name": self.name}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,7 +44,8 @@ def _areas(c: Compiled, ax: Axes, output: int) -> None:
 
     points = line(c, 0, 801)
     weights = attention_weights(c, points)
-    order = np.argsort((weights * np.arange(len(points))[:, None]).sum(axis=0) / weights.sum(axis=0))  # by the mean place attended from
+    mean_place = (weights * np.arange(len(points))[:, None]).sum(axis=0) / weights.sum(axis=0)
+    order = np.argsort(mean_place)
     norm, note = _value_norm(c.values[:, output])
     colours = [colormaps["viridis"](norm(v)) for v in c.values[order, output]]
     ax.stackplot(points[:, 0], weights[:, order].T, colors=colours, edgecolor="white", linewidth=0.8)
@@ -63,7 +64,9 @@ def _rows(c: Compiled, ax: Axes) -> None:
     starts = np.arange(0, c.length, group)
     image = np.maximum.reduceat(weights, starts, axis=1).T
     extent = (c.domain.lo[0], c.domain.hi[0], 0.5, c.length + 0.5)
-    shown = ax.imshow(image, origin="lower", extent=extent, aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
+    shown = ax.imshow(
+        image, origin="lower", extent=extent, aspect="auto", cmap="cividis", vmin=0, interpolation="nearest"
+    )
     ax.figure.colorbar(shown, ax=ax, label="weight")
     ax.set_xlabel(names_of(c)[0])
     ax.set_ylabel("token, in the order of its largest weight")
@@ -72,11 +75,21 @@ def _rows(c: Compiled, ax: Axes) -> None:
 def _regions(c: Compiled, ax: Axes, output: int) -> None:
     x, y, points = grid_2d(c, 240)
     rows = max(1, _ROWS // c.length)
-    winner = np.concatenate([attention_weights(c, points[i : i + rows]).argmax(axis=1) for i in range(0, len(points), rows)])
+    winner = np.concatenate(
+        [attention_weights(c, points[i : i + rows]).argmax(axis=1) for i in range(0, len(points), rows)]
+    )
     norm, note = _value_norm(c.values[np.unique(winner), output])
     image = winner.reshape(len(y), len(x))
     extent = (c.domain.lo[0], c.domain.hi[0], c.domain.lo[1], c.domain.hi[1])
-    shown = ax.imshow(c.values[image, output], origin="lower", extent=extent, aspect="auto", cmap="viridis", norm=norm, interpolation="nearest")
+    shown = ax.imshow(
+        c.values[image, output],
+        origin="lower",
+        extent=extent,
+        aspect="auto",
+        cmap="viridis",
+        norm=norm,
+        interpolation="nearest",
+    )
     border = np.zeros(image.shape)
     border[:, 1:] += image[:, 1:] != image[:, :-1]
     border[1:, :] += image[1:, :] != image[:-1, :]
@@ -87,18 +100,27 @@ def _regions(c: Compiled, ax: Axes, output: int) -> None:
     where = f"regions of the token attended to most: {len(np.unique(winner))} of {c.length} tokens"
     if c.domain.dimension > 2:
         where += f"; {', '.join(names[2:])} at the centre"
-    ax.annotate(where, (0.01, 0.02), xycoords="axes fraction", fontsize=8.5, color=BLACK, bbox={"fc": "white", "ec": "#CCCCCC", "alpha": 0.9, "pad": 2})
+    ax.annotate(
+        where,
+        (0.01, 0.02),
+        xycoords="axes fraction",
+        fontsize=8.5,
+        color=BLACK,
+        bbox={"fc": "white", "ec": "#CCCCCC", "alpha": 0.9, "pad": 2},
+    )
     ax.figure.colorbar(shown, ax=ax, label=_value_name(c, output) + note)
     ax.set_xlabel(names[0])
     ax.set_ylabel(names[1])
 
 
-def _value_norm(values: np.ndarray):  # noqa: ANN202 (a matplotlib norm and a note)
+def _value_norm(values: np.ndarray) -> tuple[Any, str]:
     """Linear colours, or symmetric logarithmic ones where the values spread over orders of magnitude."""
     from matplotlib.colors import Normalize, SymLogNorm
 
     low, high = float(values.min()), float(values.max())
     typical = float(np.median(np.abs(values)))
     if typical > 0 and max(-low, high) > 100 * typical:
-        return SymLogNorm(typical, vmin=low, vmax=high), " (log scale)"
-    return Normalize(low, high if high > low else low + 1), ""
+        return SymLogNorm(10.0 ** np.ceil(np.log10(typical)), linscale=1.0, vmin=low, vmax=high), " (log scale)"
+    # values that are equal up to rounding get one colour
+    pad = 0.0 if high - low > 1e-6 * max(abs(low), abs(high)) else max(abs(low), 1.0) / 2
+    return Normalize(low - pad, high + pad), ""

@@ -11,7 +11,7 @@ import sympy as sp
 
 from constructions.captions import shortened
 from constructions.errors import CompileError
-from constructions.plots.style import BLUE, GREY, ORANGE, RED, legend
+from constructions.plots.style import BLUE, GREY, ORANGE, RED, legend, two_lines
 from constructions.problem import GridData
 from constructions.progress import reporting
 from verify import Expression, ExpressionTarget, GridTarget, LipschitzTarget
@@ -25,7 +25,12 @@ __all__ = ["draw_convergence", "to_sympy"]
 
 
 def draw_convergence(
-    c: Compiled, ax: Axes, *, eps: Sequence[float] | None = None, f: Any = None, progress: bool | None | Callable[[float, str], None] = None
+    c: Compiled,
+    ax: Axes,
+    *,
+    eps: Sequence[float] | None = None,
+    f: Any = None,
+    progress: bool | Callable[[float, str], None] | None = None,
 ) -> None:
     """Compile the target of `c` with its construction for every eps, and draw tokens against the proved bound.
 
@@ -57,12 +62,14 @@ def draw_convergence(
     ax.set_xlabel("sup error (smaller to the right)")
     ax.set_ylabel("prefix tokens")
     legend(ax, loc="upper left")
-    words = "all points proved" if not c.certificate.conditional else "all points proved, if the declared Lipschitz constant holds"
-    title = f"Convergence: {shortened(str(c.target), 64)}\n{c.method}, {words}"
-    ax.set_title(title.replace("$", r"\$"), fontsize=9.5, loc="left")
+    condition = ", if the declared Lipschitz constant holds" if c.certificate.conditional else ""
+    words = f"all points proved{condition}"
+    two_lines(ax, f"Convergence: {shortened(str(c.target), 64)}", f"{c.method}, {words}")
 
 
-def _compile_all(c: Compiled, f: Any, wanted: list[float], progress: Any) -> tuple[list[Compiled], list[tuple[float, str]]]:
+def _compile_all(
+    c: Compiled, f: Any, wanted: list[float], progress: Any
+) -> tuple[list[Compiled], list[tuple[float, str]]]:
     from constructions.compile import compile_prefix  # compile imports what draws
 
     declared: dict[str, Any] = {}
@@ -90,7 +97,7 @@ def _law(c: Compiled, ax: Axes, bounds: np.ndarray, lengths: np.ndarray) -> None
     e = np.geomspace(bounds.max(), bounds.min(), 60)
     if c.method == "covering":
         rate, name = e ** (-n), "∝ 1/eps" if n == 1 else f"∝ eps^−{n}"
-    elif bounds.max() < 1:
+    elif bounds.max() < 1 and isinstance(c.target, ExpressionTarget):
         rate, name = np.log(1 / e) ** n, "∝ log(1/eps)" if n == 1 else f"∝ log(1/eps)^{n}"
     else:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,14 +48,30 @@ def _affordable(c: Compiled) -> int:
     return max(2, int(boxes ** (1 / n) + 1e-9))
 
 
+def _bound_name(upper: np.ndarray) -> str:
+    """Where no box has a bound of its own, what is drawn is the one of the whole domain."""
+    return "proved bound per box" if len(np.unique(upper)) > 1 else "proved bound (whole domain)"
+
+
 def _measured_name(c: Compiled) -> str:
-    return "worst case over the Lipschitz class (sampled)" if isinstance(c.target, LipschitzTarget) else "measured (sampled)"
+    return (
+        "worst case over the Lipschitz class (sampled)"
+        if isinstance(c.target, LipschitzTarget)
+        else "measured (sampled)"
+    )
 
 
 def _steps(c: Compiled, ax: Axes, lo: np.ndarray, hi: np.ndarray, upper: np.ndarray) -> None:
     s = sampled(c, line(c, 0, 2001))
     finite = np.isfinite(upper)
-    ax.stairs(np.where(finite, upper, np.nan), np.append(lo[:, 0], hi[-1, 0]), color=BLUE, lw=1.8, label="proved bound per box")
+    ax.stairs(
+        np.where(finite, upper, np.nan),
+        np.append(lo[:, 0], hi[-1, 0]),
+        baseline=None,
+        color=BLUE,
+        lw=1.8,
+        label=_bound_name(upper),
+    )
     for a, b in zip(lo[~finite, 0], hi[~finite, 0], strict=True):
         ax.axvspan(a, b, color=RED, alpha=0.25, lw=0, label="no bound reached" if a == lo[~finite, 0][0] else None)
     positive = np.where(s.error > 0, s.error, np.nan)
@@ -65,14 +81,15 @@ def _steps(c: Compiled, ax: Axes, lo: np.ndarray, hi: np.ndarray, upper: np.ndar
     ax.set_xlabel(names_of(c)[0])
     ax.set_ylabel("|g − f|" + (", largest over outputs" if c.values.shape[1] > 1 else ""))
     ax.margins(x=0)
-    legend(ax, loc="lower center", ncols=3)
+    legend(ax, loc="lower center", ncols=2)
 
 
 def _log_scale(ax: Axes, values: np.ndarray, eps: float) -> None:
     """Logarithmic, from a thousandth of eps where the error has zeros, with room for the legend below."""
     low = max(float(np.min(values)), eps * 1e-3)
     ax.set_yscale("log")
-    ax.set_ylim(low / 8, float(np.max(values)) * 2)
+    high = float(np.max(values))
+    ax.set_ylim(low * (low / high) ** 0.35 / 2, high * 2)
 
 
 def _map(c: Compiled, ax: Axes, lo: np.ndarray, hi: np.ndarray, upper: np.ndarray) -> None:
@@ -85,21 +102,31 @@ def _map(c: Compiled, ax: Axes, lo: np.ndarray, hi: np.ndarray, upper: np.ndarra
     image = np.where(np.isfinite(image), image, np.nan)
     colours = colormaps["cividis"].with_extremes(bad=RED)
     shown = ax.pcolormesh(edges[0], edges[1], image, cmap=colours, vmin=0, vmax=max(c.eps, np.nanmax(image, initial=0)))
-    bar = ax.figure.colorbar(shown, ax=ax, label="proved bound per box")
+    bar = ax.figure.colorbar(shown, ax=ax, label=_bound_name(upper))
     bar.ax.axhline(c.eps, color=RED, lw=2.5)
-    x, y, points = grid_2d(c, 120)
+    x, y, points = grid_2d(c, 160)
     s = sampled(c, points)
     error = s.error.reshape(len(y), len(x))
-    levels = [c.eps * share for share in (0.25, 0.5, 0.75)]
-    styles = [":", "--", "-"]
-    handles = [Line2D([], [], color="white", lw=1, ls=style, label=f"{_measured_name(c)} = {share} eps") for style, share in zip(styles, ("¼", "½", "¾"), strict=True)]
+    levels, styles = [c.eps * 0.5, c.eps * 0.9], ["--", "-"]
+    handles: list[Any] = [
+        Line2D([], [], color="white", lw=1.2, ls=style, label=f"{_measured_name(c)} = {share} eps")
+        for style, share in zip(styles, ("0.5", "0.9"), strict=True)
+    ]
     if error.max() > levels[0]:
         ax.contour(x, y, error, levels=levels, colors="white", linewidths=0.9, linestyles=styles)
     handles.append(Line2D([], [], color=RED, lw=2.5, label=f"eps = {c.eps:g} (on the colour bar)"))
     if np.isnan(image).any():
         handles.append(Patch(color=RED, label="no bound reached"))
-    frame = ax.legend(handles=handles, fontsize=8, facecolor="#333333", edgecolor="#CCCCCC", labelcolor="white", framealpha=0.85, loc="upper right")
-    frame.set_zorder(4)
+    below: Any = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.16), "ncols": 2, "borderaxespad": 0.0}
+    ax.legend(
+        handles=handles,
+        fontsize=8.5,
+        facecolor="#555555",
+        edgecolor="#555555",
+        labelcolor="white",
+        framealpha=1.0,
+        **below,
+    )
     ax.set_xlabel(names_of(c)[0])
     ax.set_ylabel(names_of(c)[1])
 
@@ -107,20 +134,28 @@ def _map(c: Compiled, ax: Axes, lo: np.ndarray, hi: np.ndarray, upper: np.ndarra
 def _shadows(c: Compiled, ax: Axes, lo: np.ndarray, hi: np.ndarray, upper: np.ndarray) -> None:
     low, high = c.domain.bounds
     s = sampled(c, c.domain.sample(4000))
-    bins = 12
+    bins, tops = 12, []
     for axis, name in enumerate(names_of(c)):
         colour = CYCLE[axis % len(CYCLE)]
         starts = np.unique(lo[:, axis])
         bound = [upper[lo[:, axis] == a].max() for a in starts]
         ends = (np.append(starts, high[axis]) - low[axis]) / (high[axis] - low[axis])
-        ax.stairs(np.where(np.isfinite(bound), bound, np.nan), ends, color=colour, lw=1.8, label=f"proved bound, along {name}")
+        ax.stairs(
+            np.where(np.isfinite(bound), bound, np.nan),
+            ends,
+            baseline=None,
+            color=colour,
+            lw=1.8,
+            label=f"proved bound, along {name}",
+        )
         t = (s.points[:, axis] - low[axis]) / (high[axis] - low[axis])
         slot = np.minimum((t * bins).astype(int), bins - 1)
         top = np.array([s.error[slot == i].max(initial=0) for i in range(bins)])
+        tops.append(top)
         ax.plot((np.arange(bins) + 0.5) / bins, np.where(top > 0, top, np.nan), color=colour, lw=1, ls=":", marker=".")
     ax.plot([], [], color=GREY, lw=1, ls=":", marker=".", label=_measured_name(c))
     ax.axhline(c.eps, color=BLACK, lw=1.2, ls="--", label=f"eps = {c.eps:g}")
-    _log_scale(ax, np.concatenate([upper[np.isfinite(upper)], s.error[s.error > 0], [c.eps]]), c.eps)
+    _log_scale(ax, np.concatenate([upper[np.isfinite(upper)], *(top[top > 0] for top in tops), [c.eps]]), c.eps)
     ax.set_xlabel("position between the ends of the coordinate")
     ax.set_ylabel("|g − f|, largest over the other coordinates")
     legend(ax, loc="lower center", ncols=2)

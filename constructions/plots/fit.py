@@ -40,11 +40,23 @@ def _curves(c: Compiled, ax: Axes) -> None:
     for i in range(s.model.shape[1]):
         colour, tail = CYCLE[i % len(CYCLE)], f" {i}" if many else ""
         if isinstance(c.target, LipschitzTarget):
-            ax.fill_between(x, s.low[:, i], s.high[:, i], color=colour, alpha=0.25, lw=0, label=f"where the target may be{tail}")
+            ax.fill_between(
+                x, s.low[:, i], s.high[:, i], color=colour, alpha=0.25, lw=0, label=f"where the target may be{tail}"
+            )
             few: Any = {"marker": "o", "ms": 3.5} if len(c.target.points) <= 100 else {"marker": ",", "ms": 1}
-            ax.plot(c.target.points[:, 0], c.target.values[:, i], ls="", color=colour, label=f"recorded values{tail}", **few)
+            ax.plot(
+                c.target.points[:, 0], c.target.values[:, i], ls="", color=colour, label=f"recorded values{tail}", **few
+            )
         else:
-            ax.plot(x, s.low[:, i], color=SKY if not many else colour, lw=6, alpha=0.9 if not many else 0.35, solid_capstyle="butt", label=f"target f{tail}")
+            ax.plot(
+                x,
+                s.low[:, i],
+                color=SKY if not many else colour,
+                lw=6,
+                alpha=0.9 if not many else 0.35,
+                solid_capstyle="butt",
+                label=f"target f{tail}",
+            )
         ax.plot(x, s.model[:, i], color=BLACK if not many else colour, lw=1.2, label=f"model g{tail}")
     where = peaks(c).points[:, 0]
     ax.plot(where, np.full(len(where), 0.015), "|", color=GREY, ms=9, mew=1.2, transform=ax.get_xaxis_transform(),
@@ -59,7 +71,9 @@ def _map(c: Compiled, ax: Axes, output: int) -> None:
     x, y, points = grid_2d(c, 120)
     image = sampled(c, points).model[:, output].reshape(len(y), len(x))
     (x0, y0), (x1, y1) = c.domain.lo, c.domain.hi
-    shown = ax.imshow(image, origin="lower", extent=(x0, x1, y0, y1), aspect="auto", cmap="cividis", interpolation="bilinear")
+    shown = ax.imshow(
+        image, origin="lower", extent=(x0, x1, y0, y1), aspect="auto", cmap="cividis", interpolation="bilinear"
+    )
     ax.contour(x, y, image, levels=10, colors="white", linewidths=0.5, alpha=0.6)
     where = peaks(c).points
     size = 14 if c.length <= 400 else 4
@@ -85,7 +99,14 @@ def _slices(c: Compiled, ax: Axes, output: int) -> None:
         else:
             ax.plot(t, s.low[:, output], color=colour, lw=5, alpha=0.3)
         ax.plot(t, s.model[:, output], color=colour, lw=1.3, label=f"along {name}")
-    ax.plot([], [], color=GREY, lw=5, alpha=0.4, label="target f" if not isinstance(c.target, LipschitzTarget) else "where the target may be")
+    ax.plot(
+        [],
+        [],
+        color=GREY,
+        lw=5,
+        alpha=0.4,
+        label="target f" if not isinstance(c.target, LipschitzTarget) else "where the target may be",
+    )
     ax.plot([], [], color=GREY, lw=1.3, label="model g")
     ax.set_xlabel("position between the ends of the coordinate, the others at the centre")
     ax.set_ylabel(f"value of output {output}" if c.values.shape[1] > 1 else "value")

@@ -13,10 +13,33 @@ if TYPE_CHECKING:
 
     from constructions.compiled import Compiled
 
-__all__ = ["BLACK", "BLUE", "CYCLE", "GREEN", "GREY", "ORANGE", "RED", "SKY", "chosen_output", "dressed", "legend", "new_axes", "titled"]
+__all__ = [
+    "BLACK",
+    "BLUE",
+    "CYCLE",
+    "GREEN",
+    "GREY",
+    "ORANGE",
+    "RED",
+    "SKY",
+    "chosen_output",
+    "dressed",
+    "legend",
+    "new_axes",
+    "titled",
+    "two_lines",
+]
+
+_TITLE = 9.5
 
 # Okabe and Ito's palette
-BLACK, BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#111111", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+BLACK = "#111111"
+BLUE = "#0072B2"
+ORANGE = "#E69F00"
+GREEN = "#009E73"
+RED = "#D55E00"
+PURPLE = "#CC79A7"
+SKY = "#56B4E9"
 GREY = "#8A8A8A"
 CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
 
@@ -31,8 +54,13 @@ def new_axes() -> Axes:
 
 def titled(ax: Axes, c: Compiled, what: str) -> None:
     """Two lines: what is shown and of what, then the status in words."""
-    title = f"{what}: {shortened(str(c.target), 64)}\n{c.length} tokens ({c.method}), {status_words(c)}"
-    ax.set_title(title.replace("$", r"\$"), fontsize=9.5, loc="left")
+    second = f"{c.length} tokens ({c.method}), {status_words(c)}"
+    two_lines(ax, f"{what}: {shortened(str(c.target), 64)}", second)
+
+
+def two_lines(ax: Axes, first: str, second: str) -> None:
+    """A title that is text, whatever it holds: a dollar sign starts no formula."""
+    ax.set_title(f"{first}\n{second}".replace("$", r"\$"), fontsize=_TITLE, loc="left")
 
 
 def chosen_output(c: Compiled, output: int) -> int:
@@ -52,12 +80,10 @@ def dressed(ax: Axes, own: bool) -> None:
     ax.set_facecolor("white")
     if not own:
         return
-    figure = ax.figure
-    for part in figure.axes:
+    ax.set_title(ax.get_title(loc="left"), fontsize=_TITLE, loc="left", color=BLACK)
+    for part in ax.figure.axes:
         part.tick_params(colors=BLACK, which="both")
-        for text in (part.title, part.xaxis.label, part.yaxis.label, part.get_children()[0]):
-            if hasattr(text, "set_color"):
-                text.set_color(BLACK)
-        part._left_title.set_color(BLACK)  # type: ignore[attr-defined]
+        for text in (part.xaxis.label, part.yaxis.label, part.xaxis.get_offset_text(), part.yaxis.get_offset_text()):
+            text.set_color(BLACK)
         for spine in part.spines.values():
             spine.set_color("#555555")

@@ -40,7 +40,8 @@ def peaks(c: Compiled) -> Peaks:
         a, b = (np.clip(np.linspace(lo[i], hi[i], 81), lo[i], hi[i]) for i in (0, 1))
         points = np.stack(np.meshgrid(a, b, indexing="ij"), axis=-1).reshape(-1, 2)
     else:
-        corners = np.array(np.meshgrid(*zip(c.domain.lo, c.domain.hi, strict=True))).reshape(n, -1).T if n <= 10 else points_of_ends(c)
+        ends = tuple(zip(c.domain.lo, c.domain.hi, strict=True))
+        corners = np.array(np.meshgrid(*ends)).reshape(n, -1).T if n <= 10 else np.array(ends).T
         points = np.concatenate([c.domain.sample(3000), corners])
     best, where = np.zeros(c.length), np.zeros(c.length, dtype=int)
     rows = max(1, _BLOCK // c.length)
@@ -52,11 +53,6 @@ def peaks(c: Compiled) -> Peaks:
     return Peaks(points[where], best)
 
 
-def points_of_ends(c: Compiled) -> Float[np.ndarray, "two n"]:
-    """The two ends of the domain's diagonal."""
-    return np.array([c.domain.lo, c.domain.hi])
-
-
 def draw_tokens(c: Compiled, ax: Axes) -> None:
     """Values against the place of largest weight, marker area growing with that weight; with the sizes that rounding depends on."""
     found = peaks(c)
@@ -66,7 +62,16 @@ def draw_tokens(c: Compiled, ax: Axes) -> None:
     else:
         _values(c, ax, found, area)
     sizes = f"max|value| {c.max_value:.3g},  max|logit| {c.max_logit:.3g}"
-    ax.annotate(sizes, (0.99, -0.16), xycoords="axes fraction", ha="right", va="top", fontsize=8.5, color="#444444", annotation_clip=False)
+    ax.annotate(
+        sizes,
+        (0.99, -0.16),
+        xycoords="axes fraction",
+        ha="right",
+        va="top",
+        fontsize=8.5,
+        color="#444444",
+        annotation_clip=False,
+    )
     titled(ax, c, "Tokens")
 
 
@@ -77,10 +82,20 @@ def _values(c: Compiled, ax: Axes, found: Peaks, area: np.ndarray) -> None:
     for i in range(c.values.shape[1]):
         colour = CYCLE[i % len(CYCLE)]
         name = f"value of a token, output {i}" if many else "value of a token"
-        ax.scatter(across, c.values[:, i], s=area if one else 14, color=colour, alpha=0.55, edgecolor=BLACK, linewidth=0.5, label=name)
+        ax.scatter(
+            across,
+            c.values[:, i],
+            s=area if one else 14,
+            color=colour,
+            alpha=0.55,
+            edgecolor=BLACK,
+            linewidth=0.5,
+            label=name,
+        )
     _scale_values(ax, c.values)
     ax.axhline(0, color="#BBBBBB", lw=0.8, zorder=0)
-    ax.set_xlabel(f"{names_of(c)[0]} where the token is attended to most (area: its weight there)" if one else "largest weight of the token (sampled)")
+    where = f"{names_of(c)[0]} where the token is attended to most (area: its weight there)"
+    ax.set_xlabel(where if one else "largest weight of the token (sampled)")
     ax.set_ylabel("value")
     ax.margins(0.06)
     legend(ax)
@@ -92,8 +107,20 @@ def _places(c: Compiled, ax: Axes, found: Peaks, area: np.ndarray) -> None:
     shown = c.values[:, 0]
     size = float(np.abs(shown).max()) or 1.0
     typical = float(np.median(np.abs(shown))) or size
-    norm: Any = SymLogNorm(typical, vmin=-size, vmax=size) if size > 100 * typical else Normalize(-size, size)
-    dots = ax.scatter(found.points[:, 0], found.points[:, 1], s=area, c=shown, cmap="PuOr", norm=norm, edgecolor=BLACK, linewidth=0.5, clip_on=False)
+    norm: Any = Normalize(-size, size)
+    if size > 100 * typical:
+        norm = SymLogNorm(10.0 ** np.ceil(np.log10(typical)), linscale=1.0, vmin=-size, vmax=size)
+    dots = ax.scatter(
+        found.points[:, 0],
+        found.points[:, 1],
+        s=area,
+        c=shown,
+        cmap="PuOr",
+        norm=norm,
+        edgecolor=BLACK,
+        linewidth=0.5,
+        clip_on=False,
+    )
     name = "value, output 0" if c.values.shape[1] > 1 else "value"
     ax.figure.colorbar(dots, ax=ax, label=name)
     ax.set_xlabel(f"{names_of(c)[0]} where attended to most (area: the weight there)")
@@ -106,4 +133,4 @@ def _scale_values(ax: Axes, values: np.ndarray) -> None:
     """Values that spread over several orders of magnitude are drawn on a symmetric logarithmic axis."""
     sizes = np.abs(values[values != 0])
     if len(sizes) and sizes.max() > 300 * np.median(sizes):
-        ax.set_yscale("symlog", linthresh=float(np.median(sizes)))
+        ax.set_yscale("symlog", linthresh=10.0 ** np.ceil(np.log10(np.median(sizes))), linscale=1.0)

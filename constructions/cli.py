@@ -1,0 +1,249 @@
+"""The command line: prefixc compile, verify, explain, plot.
+
+Exit codes: 0 proved, 1 refuted, 2 undecided, 3 bad input, 130 interrupted. `plot` and `explain` end with 0 when they did their work:
+they show what a file says, and prove nothing. Results go to stdout, progress and errors to stderr.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from verify import Certificate
+
+__all__ = ["main"]
+
+PROVED, REFUTED, UNDECIDED, BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
+_EXIT = {"proved": PROVED, "refuted": REFUTED, "undecided": UNDECIDED}
+_FIGURES = (".png", ".svg", ".pdf")
+
+app = typer.Typer(
+    name="prefixc",
+    help="Compile a function into an attention prefix, and prove its sup error.",
+    epilog="Exit codes: 0 proved, 1 refuted, 2 undecided, 3 bad input, 130 interrupted.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A compiled prefix, as `prefixc compile -o` writes it.")]
+
+
+class _Refused(ValueError):
+    """Bad input that only the command line can see."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command line (by default the process's) and return its exit code. Never lets an exception through."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=None if args is None else list(args), prog_name="prefixc", standalone_mode=False)
+        sys.stdout.flush()
+        code = code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except BrokenPipeError:  # the reader of stdout has gone: `prefixc explain FILE | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except Exception as error:
+        return _failed(error)
+    if code == INTERRUPTED:  # raised here, or already turned into an exit code by typer, depending on its version
+        return _fail("interrupted; nothing was written", INTERRUPTED)
+    return code
+
+
+def _failed(error: Exception) -> int:
+    """One clear message for whatever went wrong, and the exit code for it."""
+    from constructions.errors import CompileError, NotProvedError
+    from verify import ArtefactError
+
+    if isinstance(error, NotProvedError):
+        return _fail(str(error), _EXIT.get(str(error.status), UNDECIDED))
+    if isinstance(error, (CompileError, ArtefactError, _Refused)):
+        return _fail(str(error), BAD_INPUT)
+    if hasattr(error, "format_message"):  # a usage error, of typer itself or of the click it builds on
+        return _fail(_usage(error), BAD_INPUT)
+    if isinstance(error, (MemoryError, OSError)):
+        return _fail(f"{error or 'out of memory'}. Nothing was decided and nothing written.", UNDECIDED)
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    place = "" if where is None else f" ({Path(where.tb_frame.f_code.co_filename).name}, line {where.tb_lineno})"
+    kind = type(error).__name__
+    return _fail(f"a defect of this program, nothing was decided: {kind}: {error}{place}. Please report it.", UNDECIDED)
+
+
+def _fail(message: str, code: int) -> int:
+    typer.echo(f"prefixc: {message}", err=True)
+    return code
+
+
+def _usage(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "prefixc"
+    words = " ".join(str(error.format_message()).split()).rstrip(".") or "a command is missing"
+    if "No such option" in words and path.endswith("compile"):
+        words += ". Put a formula that begins with a minus in brackets, (-x), or after --"
+    return f"{words}. See `{path} --help`."
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"prefixc {version('prefix-compiler')}")
+        except PackageNotFoundError:
+            typer.echo("prefixc (not installed as a package)")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Compile a function into an attention prefix, and prove its sup error."""
+
+
+@app.command("compile")
+def _compile(
+    formula: Annotated[str, typer.Argument(metavar="FORMULA", help='For example "sin(3*x)" or "[cos(x), sin(x)*y]".')],
+    eps: Annotated[float, typer.Option("--eps", help="The sup error to prove, rounding included.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where to write the compiled prefix.")],
+    domain: Annotated[
+        list[str] | None,
+        typer.Option("--domain", help='"x=-1:1", repeated or "x=-1:1,y=0:1"; by default [0, 1] for every variable.'),
+    ] = None,
+    method: Annotated[str, typer.Option("--method", help="auto, minimax, bernstein, laplacian or covering.")] = "auto",
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Refuse what would need more tokens.")] = 20_000,
+    effort: Annotated[float, typer.Option("--effort", help="Seconds to spend on a shorter prefix.")] = 0.0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
+) -> int:
+    """Compile FORMULA, prove it, and write the result."""
+    _writable(out)
+    from constructions.compile import compile_prefix
+    from constructions.parse import parse_domain, parse_expression
+
+    box = parse_domain(",".join(domain)) if domain else None
+    f = parse_expression(formula)
+    compiled = compile_prefix(
+        f, eps, box, method=method, max_tokens=max_tokens, effort=effort, progress=False if quiet else None
+    )
+    compiled.save(out)
+    if not quiet:
+        typer.echo(repr(compiled))
+        typer.echo(f"  {'written to':<13}{out}")
+    return PROVED
+
+
+@app.command("verify")
+def _verify(
+    file: File,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no certificate: the exit code says it all.")
+    ] = False,
+) -> int:
+    """Prove the claim in FILE again, from the file alone. What the file says about itself plays no part."""
+    from constructions.progress import reporting
+    from verify import check, load
+
+    stored = load(file).certificate
+    with reporting(False if quiet else None) as report:
+        fresh = check(file, progress=lambda done, words: report(done, f"{words} {file.name}"))
+    if not quiet:
+        typer.echo("\n".join(_certificate_lines(fresh)))
+        if stored.to_json() != fresh.to_json():
+            typer.echo(f"the file claimed  {stored!r}")
+    return _EXIT[str(fresh.status)]
+
+
+def _certificate_lines(cert: Certificate) -> list[str]:
+    words = str(cert.status).upper()
+    if cert.proved and cert.conditional:
+        words += ", ON CONDITION of the declared Lipschitz constant"
+    lines = [
+        f"status            {words}",
+        f"eps               {cert.eps!r}",
+        f"sup error         at least {cert.error_lower!r}, at most {cert.error_upper!r}",
+        f"of which rounding at most {cert.rounding!r}",
+    ]
+    if cert.witness is not None:
+        lines.append(f"largest found at  ({', '.join(repr(w) for w in cert.witness)})")
+    if cert.reason:
+        lines.append(f"reason            {cert.reason}")
+    lines.append(f"boxes             {cert.boxes}")
+    lines += [f"assumes           {a}" for a in cert.assumptions]
+    return lines if cert.proved else [*lines, f"next              {cert.advice}"]
+
+
+@app.command("explain")
+def _explain(file: File) -> int:
+    """Print the proof in FILE with its numbers, as they are stored."""
+    from constructions.compiled import load
+
+    compiled = load(file)
+    typer.echo(f"As stored in {file}. Nothing was proved again: `prefixc verify {file}` does that.\n")
+    typer.echo(compiled.explain())
+    return 0
+
+
+@app.command("plot")
+def _plot(
+    file: File,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Picture to write: .png, .svg or .pdf.")],
+    kind: Annotated[str, typer.Option("--kind", help="fit, error, tokens, attention or convergence.")] = "fit",
+    eps: Annotated[
+        list[float] | None, typer.Option("--eps", help="For convergence: an error to compile for, repeated.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> int:
+    """Draw what is in FILE, as it is stored."""
+    _writable(out)
+    if out.suffix.lower() not in _FIGURES:
+        raise _Refused(
+            f"-o {out}: cannot be written as {out.suffix or 'a file without an ending'}. Use {', '.join(_FIGURES)}."
+        )
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise _Refused("plotting needs matplotlib: pip install 'prefix-compiler[plot]'") from error
+    from constructions.compiled import load
+    from constructions.plots import KINDS, plot
+    from constructions.plots.style import dressed
+    from verify.artefact import write_whole
+
+    if eps and kind != "convergence":
+        raise _Refused("--eps belongs to --kind convergence; the other pictures show the one that is in the file.")
+    if kind not in KINDS:
+        raise _Refused(f"--kind {kind!r} is unknown. Choose among: {', '.join(KINDS)}.")
+    compiled = load(file)
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained", facecolor="white")
+    options: dict[str, Any] = (
+        {"progress": False if quiet else None, "eps": eps or None} if kind == "convergence" else {}
+    )
+    try:
+        dressed(plot(compiled, kind, figure.add_subplot(), **options), own=True)
+    except ValueError as error:  # such as a convergence plot of a black box, whose function the file does not hold
+        raise _Refused(f"{file}: {error}") from error
+    data = io.BytesIO()
+    figure.savefig(data, format=out.suffix.lower().removeprefix("."), dpi=150)
+    write_whole(out, data.getvalue())
+    return 0
+
+
+def _writable(out: Path) -> None:
+    """Refuse a place that cannot be written before any work is done. Raises _Refused."""
+    if out.is_dir():
+        raise _Refused(f"-o {out}: is a folder. Give the name of a file in it.")
+    if not out.parent.is_dir():
+        raise _Refused(f"-o {out}: there is no folder {out.parent}. Create it first.")
+    if not os.access(out.parent, os.W_OK):
+        raise _Refused(f"-o {out}: the folder {out.parent} is not writable.")
