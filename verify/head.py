@@ -32,6 +32,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from verify.ball import EXP_RELATIVE_ERROR, TINY, UP, Ball, U, exp, gamma, inverse
+from verify.compensated import accurate_affine
 from verify.model import Prefix, Transformer
 from verify.monomials import Jet, homogeneous_product, monomials
 
@@ -228,10 +229,13 @@ def enclose_head(
         far @ head.slope_scale[tokens.index].T + head.bias_scale[tokens.index]
     )  # (boxes, tokens) magnitude of a logit's terms
     with np.errstate(all="ignore"):
-        logits = c @ a.T + b
+        logits, tail_of_logits = accurate_affine(c, a, b)
         top = logits.max(axis=1, keepdims=True)
-        relative = logits - top
-        logit_error = ((gamma(n + 2) + head.parameter_gamma) * size + U * np.abs(relative)) * UP + _UNDERFLOW
+        relative = (logits - top) + tail_of_logits
+        # three roundings of the differences; the doubled working precision itself misses at most 8 (n+1)^2 u^2 of the terms
+        logit_error = (
+            (8 * (n + 1) ** 2 * U * U + head.parameter_gamma) * size + 2 * U * (np.abs(relative) + np.abs(logits - top))
+        ) * UP + _UNDERFLOW
         weights = exp(Ball(relative, np.zeros_like(relative))).mid
         weights /= weights.sum(
             axis=1, keepdims=True
@@ -246,7 +250,7 @@ def enclose_head(
         ) * UP
         # the forward pass: logits, their difference from the maximum (<= gap at c + 2 * largest reach), exp
         executed = (
-            head.logit_gamma * size * UP
+            _executed_logit_error(head, tokens.index, far, r, logits, size)
             + U * (np.abs(relative) + 2 * reach.max(axis=1, keepdims=True))
             + 2 * EXP_RELATIVE_ERROR
         ) * UP + _UNDERFLOW
@@ -336,6 +340,20 @@ def enclose_head(
             parts.append(list(q))
     variation = (weights[:, :, None] * np.abs(y)).sum(axis=1)
     return HeadSeries(parts, remainder, rounding, variation)
+
+
+def _executed_logit_error(
+    head: AffineHead, index: np.ndarray, far: np.ndarray, r: np.ndarray, logits: np.ndarray, size: np.ndarray
+) -> np.ndarray:
+    """Rounding of the logits in the forward pass, (boxes, tokens).
+
+    In general logit_gamma * (|a||x| + |b|). A query (x, 1) takes products of which only those with x round, and one sum:
+    u |a||x| + u |a x + b| (1 + u), where |a x + b| is at most |logit at c| + |a| r on the box.
+    """
+    if head.slopes.shape[1] == 1 and head.logit_gamma == gamma(2):
+        scale = head.slope_scale[index].T
+        return U * ((far + r) @ scale + np.abs(logits)) * UP
+    return head.logit_gamma * size * UP
 
 
 def _positive(x: np.ndarray) -> np.ndarray:
