@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import TYPE_CHECKING
 
 from verify import Status
+from verify.certificate import downward, upward
 
 if TYPE_CHECKING:
     from constructions.compiled import Compiled
 
 __all__ = ["downward", "names_of", "shortened", "status_words", "upward"]
-
-
-def upward(x: float, digits: int = 3) -> str:
-    """x to a few significant digits, rounded towards +infinity: "<= upward(bound)" stays true."""
-    return _rounded(x, digits, ROUND_CEILING)
-
-
-def downward(x: float, digits: int = 3) -> str:
-    """x to a few significant digits, rounded towards -infinity: ">= downward(bound)" stays true."""
-    return _rounded(x, digits, ROUND_FLOOR)
-
-
-def _rounded(x: float, digits: int, mode: str) -> str:
-    if not math.isfinite(x):
-        return str(x)
-    return f"{float(Context(prec=digits, rounding=mode).create_decimal(Decimal(x))):.{digits}g}"
 
 
 def shortened(text: str, width: int) -> str:

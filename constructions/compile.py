@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from constructions.compiled import Compiled, claim_of
 from constructions.errors import EpsilonError, MethodError, NotProvedError, TooLongError
@@ -56,7 +57,7 @@ def compile_prefix(
     if not (isinstance(effort, (int, float)) and effort >= 0):
         raise MethodError(value=effort, known=["effort=0.0", "effort=1.0"], reason="is not a time budget in seconds")
     chosen = _methods(method)
-    with reporting(progress) as report:
+    with reporting(progress) as report, threadpool_limits(1, "blas"):
         report(0.0, "reading the target")
         problem = understand(f, domain, lipschitz, norm)
         _refuse_unreachable(problem, eps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from constructions.captions import downward, upward
 from verify import Certificate, LipschitzTarget, Status
 
 if TYPE_CHECKING:
@@ -16,11 +17,11 @@ def status_line(c: Compiled) -> str:
     """What is known, in words that cannot be mistaken for one another."""
     cert = c.certificate
     if cert.status is Status.PROVED:
-        words = f"PROVED sup error <= {cert.error_upper:.4g}"
+        words = f"PROVED sup error <= {upward(cert.error_upper, 4)}"
         if cert.conditional:
             words += ", ON CONDITION of the declared Lipschitz constant"
     elif cert.status is Status.REFUTED:
-        words = f"REFUTED sup error > {cert.error_lower:.4g}"
+        words = f"REFUTED sup error > {downward(cert.error_lower, 4)}"
     else:
         words = f"UNDECIDED ({cert.reason})"
     return words if c.rechecked else words + "  [as stored in the file; verify.check proves it again]"
@@ -91,14 +92,14 @@ def explain(c: Compiled) -> str:
     lines.append(f"  method          {how}")
     lines.append(f"  boxes           {cert.boxes}")
     for name, value in budget(cert):
-        lines.append(f"  {name:<32}{value:>12.4g}")
+        lines.append(f"  {name:<32}{upward(value, 4):>12}")
     lines.append(
-        f"  {'proved upper bound':<32}{cert.error_upper:>12.4g}   <= eps = {cert.eps:.4g}"
+        f"  {'proved upper bound':<32}{upward(cert.error_upper, 4):>12}   <= eps = {cert.eps:.4g}"
         if cert.proved
         else f"  status          {cert.status}: {cert.reason}"
     )
     where = "" if cert.witness is None else f"   attained at ({', '.join(f'{w:.6g}' for w in cert.witness)})"
-    lines.append(f"  {'proved lower bound':<32}{cert.error_lower:>12.4g}{where}")
+    lines.append(f"  {'proved lower bound':<32}{downward(cert.error_lower, 4):>12}{where}")
     lines.append(f"  {'status':<32}{status_line(c)}")
     lines.append("Assumes")
     lines += [f"  - {a}" for a in cert.assumptions]

@@ -128,8 +128,17 @@ class _Table:
             raise refused(e, "is not real: a negative number has real powers for integer exponents only")
         if isinstance(exponent, sp.Rational | sp.Float):
             q = _fraction(exponent)
-            if isinstance(base, sp.Pow) and isinstance(base.exp, sp.Integer) and base.exp > 0 and base.exp % 2 == 0 and q > 0:
-                base, q = sp.Abs(base.base, evaluate=False), int(base.exp) * q  # sqrt(x**2) = |x|, also where SymPy does not know that x is real
+            if (
+                isinstance(base, sp.Pow)
+                and isinstance(base.exp, sp.Integer)
+                and base.exp > 0
+                and base.exp % 2 == 0
+                and q > 0
+            ):
+                base, q = (
+                    sp.Abs(base.base, evaluate=False),
+                    int(base.exp) * q,
+                )  # sqrt(x**2) = |x|, also where SymPy does not know that x is real
             if abs(q) <= _MAX_EXPONENT and q.denominator <= 2**64:
                 node = yield base
                 return node if q == 1 else self.add("pow", node, value=str(q))
@@ -145,7 +154,10 @@ class _Table:
             raise refused(e, f"has an exponent beyond {_MAX_EXPONENT**2}")
         k, r = divmod(abs(n), _MAX_EXPONENT)
         node = yield base
-        parts = [self.add("pow", self.add("pow", node, value=str(_MAX_EXPONENT)), value=str(k)), self.add("pow", node, value=str(r))]
+        parts = [
+            self.add("pow", self.add("pow", node, value=str(_MAX_EXPONENT)), value=str(k)),
+            self.add("pow", node, value=str(r)),
+        ]
         power = self.add("mul", *parts[: 2 if r else 1])
         return power if n > 0 else self.add("pow", power, value="-1")
 

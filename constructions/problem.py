@@ -230,8 +230,9 @@ def _contradicted(problem: Problem) -> None:
     for p, q, a, b in [*((pieces[i], pieces[j], a, b) for i, j, a, b in pairs), far]:
         distance = np.linalg.norm(p - q, ord=order, axis=1)
         change = np.abs(a - b).max(axis=1)
-        # rounding of f itself: a few units in the last place of its values
-        noise = 64 * np.finfo(float).eps * np.maximum(np.abs(a), np.abs(b)).max(axis=1)
+        # rounding of f itself: a few units in the last place of its values and of its argument
+        size = np.maximum(np.abs(a), np.abs(b)).max(axis=1) + problem.lipschitz * np.abs(p).sum(axis=1)
+        noise = 64 * np.finfo(float).eps * size
         bad = change - noise > problem.lipschitz * distance * (1 + 1e-9)
         if bad.any():
             rate = np.where(bad, change / np.maximum(distance, 1e-300), 0)

@@ -54,7 +54,9 @@ def refused(part: Any, reason: str = "is not supported", next_step: str = "") ->
         stack.extend(getattr(stack.pop(), "args", ()))
         seen += 1
     shown = part
-    if stack or any(number.bit_length() > _SHOWN_BITS for a in part.atoms(sp.Rational) for number in (int(a.p), int(a.q))):
+    if stack or any(
+        number.bit_length() > _SHOWN_BITS for a in part.atoms(sp.Rational) for number in (int(a.p), int(a.q))
+    ):
         shown = f"{part.func.__name__}(...)"
     return UnsupportedExpressionError(part=shown, reason=reason, next_step=next_step)
 
@@ -71,9 +73,15 @@ def why_not(e: Any) -> tuple[str, str]:
     if e is sp.I or isinstance(e, sp.arg):
         return "is not real", "Write the real and the imaginary part as two components."
     if isinstance(e, sp.NumberSymbol):
-        return "is a constant without an exact enclosure here", "Use pi, E, algebraic numbers, or a rational number near it."
+        return (
+            "is a constant without an exact enclosure here",
+            "Use pi, E, algebraic numbers, or a rational number near it.",
+        )
     if isinstance(e, sp.sinc):
-        return "has a removable singularity, which cannot be enclosed", "Write sin(u)/u if u = 0 is outside the domain, or pass f as a callable together with lipschitz=."
+        return (
+            "has a removable singularity, which cannot be enclosed",
+            "Write sin(u)/u if u = 0 is outside the domain, or pass f as a callable together with lipschitz=.",
+        )
     if isinstance(e, _UNEVALUATED):
         return f"is an unevaluated {type(e).__name__}", "Evaluate it before, for example with f.doit()."
     if isinstance(e, AppliedUndef):

@@ -76,7 +76,13 @@ def test_odd_roots_are_those_of_real_numbers():
         (z**4) ** sp.Rational(3, 4): np.abs(a) ** 3,
         sp.re(z) + sp.im(z) + sp.conjugate(z): 2 * a,
     }.items():
-        np.testing.assert_allclose(computed(e.subs(w, y), names=("z", "y") if e.has(z) else ("x", "y")), wanted, rtol=1e-9, atol=1e-12, err_msg=str(e))
+        np.testing.assert_allclose(
+            computed(e.subs(w, y), names=("z", "y") if e.has(z) else ("x", "y")),
+            wanted,
+            rtol=1e-9,
+            atol=1e-12,
+            err_msg=str(e),
+        )
     assert np.isnan(computed(sp.cbrt(x), np.array([[-1.0, 0.0]]))).all()  # the principal root is not real
 
 
@@ -108,7 +114,9 @@ CONDITIONS = {
 def test_conditions(name):
     condition, holds = CONDITIONS[name]
     a, b = POINTS.T
-    np.testing.assert_array_equal(computed(sp.Piecewise((x + 5, condition), (y - 5, True))), np.where(holds(a, b), a + 5, b - 5))
+    np.testing.assert_array_equal(
+        computed(sp.Piecewise((x + 5, condition), (y - 5, True))), np.where(holds(a, b), a + 5, b - 5)
+    )
 
 
 def test_branches_that_exhaust_all_cases_need_no_default():
@@ -139,7 +147,11 @@ def test_common_parts_are_stored_once():
         table(sp.gamma(e, evaluate=False))
 
 
-@pytest.mark.parametrize("step", [lambda e, i: sp.sin(e) + x, lambda e, i: sp.Add(sp.Mul(e, y, evaluate=False), i, evaluate=False)], ids=["sin", "horner"])
+@pytest.mark.parametrize(
+    "step",
+    [lambda e, i: sp.sin(e) + x, lambda e, i: sp.Add(sp.Mul(e, y, evaluate=False), i, evaluate=False)],
+    ids=["sin", "horner"],
+)
 def test_depth_is_no_limit(step):
     e = x
     for i in range(5000):

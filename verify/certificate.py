@@ -5,16 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["EXECUTION", "Certificate", "CertificateError", "Status"]
+__all__ = ["EXECUTION", "Certificate", "CertificateError", "Status", "downward", "unbounded", "upward"]
 
 EXECUTION = (
     "float64 execution: IEEE-754 arithmetic rounding to nearest, sums in any order, exp within 8 units of round-off "
     "(the bound on the real function does not need this)"
 )
 """The model of the machine under which the rounding of the forward pass is bounded."""
+
+
+def upward(x: float, digits: int = 3) -> str:
+    """x to a few significant digits, rounded towards +infinity: "<= upward(bound)" stays true."""
+    return _rounded(x, digits, ROUND_CEILING)
+
+
+def downward(x: float, digits: int = 3) -> str:
+    """x to a few significant digits, rounded towards -infinity: ">= downward(bound)" stays true."""
+    return _rounded(x, digits, ROUND_FLOOR)
+
+
+def _rounded(x: float, digits: int, mode: str) -> str:
+    if not math.isfinite(x):
+        return str(x)
+    return f"{float(Context(prec=digits, rounding=mode).create_decimal(Decimal(x))):.{digits}g}"
 
 
 class CertificateError(ValueError):
@@ -80,7 +97,7 @@ class Certificate:
 
     def __repr__(self) -> str:
         mode = " (conditional)" if self.conditional and self.proved else ""
-        head = f"<Certificate {self.status}{mode}: {self.error_lower:.4g} <= sup error <= {self.error_upper:.4g}, eps = {self.eps:.4g}"
+        head = f"<Certificate {self.status}{mode}: {downward(self.error_lower, 4)} <= sup error <= {upward(self.error_upper, 4)}, eps = {self.eps:.4g}"
         if self.status is Status.REFUTED and self.witness is not None:
             head += f", witness ({', '.join(f'{w:.6g}' for w in self.witness)})"
         if self.status is Status.UNDECIDED and self.reason:

@@ -254,7 +254,7 @@ def enclose_head(
             + U * (np.abs(relative) + 2 * reach.max(axis=1, keepdims=True))
             + 2 * EXP_RELATIVE_ERROR
         ) * UP + _UNDERFLOW
-        # below e^-650 the computed weight may be off by its own size (it was raised to e^-690, or flushed to zero)
+        # below e^-650 the computed weight may be off by its own size: it was raised to e^-690 here (to e^-700 in the forward pass)
         vanishing = relative < -650
         rho, executed = np.where(vanishing, rho + 1, rho), np.where(vanishing, executed + 1, executed)
         if own is None:

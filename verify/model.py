@@ -203,7 +203,12 @@ def _attend(head: Head, keys: np.ndarray, values: np.ndarray, stream: np.ndarray
 
 
 def _softmax_mean(logits: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Softmax-weighted mean of the values; overwrites the logits."""
+    """Softmax-weighted mean of the values; overwrites the logits.
+
+    Weights are kept at e^-700 or above: an exponential that underflows is slow, and so small a weight is within the bounds of
+    rounding for what should have been less still.
+    """
     logits -= logits.max(axis=1, keepdims=True)
+    np.maximum(logits, -700.0, out=logits)
     np.exp(logits, out=logits)
     return (logits @ values) / logits.sum(axis=1, keepdims=True)

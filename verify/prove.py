@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 
 from verify.ball import UP, U
 from verify.boxes import corners, first_boxes, halves
@@ -93,7 +94,7 @@ def prove(
         _refuse(claim, head)
     except UnsupportedModelError as error:
         return unbounded(claim.eps, 0, str(error), assumptions=tuple(assumptions), conditional=conditional)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), threadpool_limits(1, "blas"):
         search = _Search(claim, head, max_boxes, progress)
         certificate = search.by_covering() or search.run(tightness)
     return Certificate(**{**certificate.__dict__, "assumptions": tuple(assumptions), "conditional": conditional})

@@ -19,6 +19,7 @@ __all__ = ["draw_attention"]
 
 _LINES = 48
 _ROWS = 2_000_000
+_BORDERS = 3000
 
 
 def draw_attention(c: Compiled, ax: Axes, *, output: int = 0) -> None:
@@ -57,27 +58,29 @@ def _areas(c: Compiled, ax: Axes, output: int) -> None:
 
 
 def _rows(c: Compiled, ax: Axes) -> None:
-    count = int(np.clip(_ROWS // c.length, 50, 600))
-    weights = attention_weights(c, line(c, 0, count))
-    weights = weights[:, np.argsort(weights.argmax(axis=0), kind="stable")]
-    group = -(-c.length // 1000)  # an image row per token, or per few tokens
-    starts = np.arange(0, c.length, group)
-    image = np.maximum.reduceat(weights, starts, axis=1).T
+    """The upper envelope of affine logits is convex, so tokens take over from one another in the order of their slopes."""
+    points = line(c, 0, 600)
+    order = np.argsort(c.keys[:, 0], kind="stable")
+    starts = np.arange(0, c.length, -(-c.length // 400))  # an image row per token, or per few tokens
+    step = max(1, _ROWS // c.length)
+    parts = [attention_weights(c, points[k : k + step])[:, order] for k in range(0, len(points), step)]
+    image = np.concatenate([np.maximum.reduceat(part, starts, axis=1) for part in parts]).T
     extent = (c.domain.lo[0], c.domain.hi[0], 0.5, c.length + 0.5)
     shown = ax.imshow(
         image, origin="lower", extent=extent, aspect="auto", cmap="cividis", vmin=0, interpolation="nearest"
     )
-    ax.figure.colorbar(shown, ax=ax, label="weight")
+    ax.figure.colorbar(
+        shown, ax=ax, label="weight" if len(starts) == c.length else "largest weight of neighbouring tokens"
+    )
     ax.set_xlabel(names_of(c)[0])
-    ax.set_ylabel("token, in the order of its largest weight")
+    ax.set_ylabel("token, in the order of the slopes")
 
 
 def _regions(c: Compiled, ax: Axes, output: int) -> None:
     x, y, points = grid_2d(c, 240)
     rows = max(1, _ROWS // c.length)
-    winner = np.concatenate(
-        [attention_weights(c, points[i : i + rows]).argmax(axis=1) for i in range(0, len(points), rows)]
-    )
+    parts = [points[i : i + rows] for i in range(0, len(points), rows)]
+    winner = np.concatenate([(part @ c.keys[:, :-1].T + c.keys[:, -1]).argmax(axis=1) for part in parts])
     norm, note = _value_norm(c.values[np.unique(winner), output])
     image = winner.reshape(len(y), len(x))
     extent = (c.domain.lo[0], c.domain.hi[0], c.domain.lo[1], c.domain.hi[1])
@@ -90,12 +93,8 @@ def _regions(c: Compiled, ax: Axes, output: int) -> None:
         norm=norm,
         interpolation="nearest",
     )
-    border = np.zeros(image.shape)
-    border[:, 1:] += image[:, 1:] != image[:, :-1]
-    border[1:, :] += image[1:, :] != image[:-1, :]
-    ink = np.zeros((*image.shape, 4))
-    ink[..., 3] = 0.75 * (border > 0)
-    ax.imshow(ink, origin="lower", extent=extent, aspect="auto", interpolation="nearest")
+    if c.length <= _BORDERS:
+        _borders(ax, image, extent)
     names = names_of(c)
     where = f"regions of the token attended to most: {len(np.unique(winner))} of {c.length} tokens"
     if c.domain.dimension > 2:
@@ -111,6 +110,15 @@ def _regions(c: Compiled, ax: Axes, output: int) -> None:
     ax.figure.colorbar(shown, ax=ax, label=_value_name(c, output) + note)
     ax.set_xlabel(names[0])
     ax.set_ylabel(names[1])
+
+
+def _borders(ax: Axes, image: np.ndarray, extent: tuple[float, float, float, float]) -> None:
+    border = np.zeros(image.shape)
+    border[:, 1:] += image[:, 1:] != image[:, :-1]
+    border[1:, :] += image[1:, :] != image[:-1, :]
+    ink = np.zeros((*image.shape, 4))
+    ink[..., 3] = 0.75 * (border > 0)
+    ax.imshow(ink, origin="lower", extent=extent, aspect="auto", interpolation="nearest")
 
 
 def _value_norm(values: np.ndarray) -> tuple[Any, str]:

@@ -63,7 +63,7 @@ def draw_convergence(
     ax.set_ylabel("prefix tokens")
     legend(ax, loc="upper left")
     condition = ", if the declared Lipschitz constant holds" if c.certificate.conditional else ""
-    words = f"all points proved{condition}"
+    words = f"proved for {len(made)} of {len(wanted)} eps{condition}"
     two_lines(ax, f"Convergence: {shortened(str(c.target), 64)}", f"{c.method}, {words}")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from constructions.captions import names_of
+from constructions.captions import names_of, upward
 from constructions.plots.style import BLACK, BLUE, CYCLE, GREY, ORANGE, RED, legend, titled
 from constructions.sampled import grid_2d, line, sampled
 from verify import LipschitzTarget
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_error"]
 
-_LEVELS = {1: 10, 2: 2}
-"""How often a box may be halved for its bound, by dimension."""
+_CONTOURS = 1000
+"""Tokens above which contours of the measured error would be finer than the samples."""
 _WORK = 400_000
-"""Boxes times tokens of a picture."""
+"""Boxes times tokens of a picture, about half a second; cutting boxes may take five times as much."""
 
 
 def draw_error(c: Compiled, ax: Axes, *, cells: int | None = None) -> None:
@@ -34,7 +34,8 @@ def draw_error(c: Compiled, ax: Axes, *, cells: int | None = None) -> None:
     count = _affordable(c) if cells is None else cells
     if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
         raise ValueError(f"cells = {cells!r}, expected a whole number of boxes per axis, at least 1")
-    lo, hi, upper = error_profile(c.claim, cells=int(count), levels=_LEVELS.get(n, 1))
+    cuts = int(np.clip(np.log2(5 * _WORK / (int(count) ** n * c.length)), 0, 10))
+    lo, hi, upper = error_profile(c.claim, cells=int(count), levels=cuts)
     if c.rechecked and c.certificate.proved:  # the bound that was proved for the whole domain holds on every box
         upper = np.minimum(upper, c.certificate.error_upper)
     (_steps if n == 1 else _map if n == 2 else _shadows)(c, ax, lo, hi, upper)
@@ -104,7 +105,7 @@ def _map(c: Compiled, ax: Axes, lo: np.ndarray, hi: np.ndarray, upper: np.ndarra
     shown = ax.pcolormesh(edges[0], edges[1], image, cmap=colours, vmin=0, vmax=max(c.eps, np.nanmax(image, initial=0)))
     bar = ax.figure.colorbar(shown, ax=ax, label=_bound_name(upper))
     bar.ax.axhline(c.eps, color=RED, lw=2.5)
-    x, y, points = grid_2d(c, 160)
+    x, y, points = grid_2d(c, 160 if c.length <= 4000 else 80)
     s = sampled(c, points)
     error = s.error.reshape(len(y), len(x))
     levels, styles = [c.eps * 0.5, c.eps * 0.9], ["--", "-"]
@@ -112,12 +113,15 @@ def _map(c: Compiled, ax: Axes, lo: np.ndarray, hi: np.ndarray, upper: np.ndarra
         Line2D([], [], color="white", lw=1.2, ls=style, label=f"{_measured_name(c)} = {share} eps")
         for style, share in zip(styles, ("0.5", "0.9"), strict=True)
     ]
-    if error.max() > levels[0]:
+    if c.length > _CONTOURS:
+        handles = [Line2D([], [], ls="", label=f"{_measured_name(c)}: at most {upward(float(error.max()))}")]
+    elif error.max() > levels[0]:
         ax.contour(x, y, error, levels=levels, colors="white", linewidths=0.9, linestyles=styles)
     handles.append(Line2D([], [], color=RED, lw=2.5, label=f"eps = {c.eps:g} (on the colour bar)"))
     if np.isnan(image).any():
         handles.append(Patch(color=RED, label="no bound reached"))
-    below: Any = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.16), "ncols": 2, "borderaxespad": 0.0}
+    below: Any = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.16), "borderaxespad": 0.0}
+    below["ncols"] = 1 if isinstance(c.target, LipschitzTarget) else 2
     ax.legend(
         handles=handles,
         fontsize=8.5,

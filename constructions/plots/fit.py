@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_fit"]
 
+_DOTS = 2000
+"""Tokens above which their places would hide the map."""
+
 
 def draw_fit(c: Compiled, ax: Axes, *, output: int = 0) -> None:
     """One variable: curves, and each token where it is attended to most. Two: the model as a map with the tokens on it. More: along
@@ -68,24 +71,26 @@ def _curves(c: Compiled, ax: Axes) -> None:
 
 
 def _map(c: Compiled, ax: Axes, output: int) -> None:
-    x, y, points = grid_2d(c, 120)
+    x, y, points = grid_2d(c, 120 if c.length <= 4000 else 70)
     image = sampled(c, points).model[:, output].reshape(len(y), len(x))
     (x0, y0), (x1, y1) = c.domain.lo, c.domain.hi
     shown = ax.imshow(
         image, origin="lower", extent=(x0, x1, y0, y1), aspect="auto", cmap="cividis", interpolation="bilinear"
     )
     ax.contour(x, y, image, levels=10, colors="white", linewidths=0.5, alpha=0.6)
-    where = peaks(c).points
-    size = 14 if c.length <= 400 else 4
-    ax.scatter(where[:, 0], where[:, 1], s=size, facecolor="white", edgecolor=BLACK, linewidth=0.6, clip_on=False, zorder=3,
-               label=f"the {c.length} tokens, where attended to most")  # fmt: skip
+    if c.length <= _DOTS:
+        where = peaks(c).points
+        size = 14 if c.length <= 400 else 4
+        ax.scatter(where[:, 0], where[:, 1], s=size, facecolor="white", edgecolor=BLACK, linewidth=0.6, clip_on=False, zorder=3,
+                   label=f"the {c.length} tokens, where attended to most")  # fmt: skip
     name = f"model g, output {output}" if c.values.shape[1] > 1 else "model g"
     ax.figure.colorbar(shown, ax=ax, label=name)
     ax.set_xlabel(names_of(c)[0])
     ax.set_ylabel(names_of(c)[1])
     ax.set_xlim(x0, x1)
     ax.set_ylim(y0, y1)
-    legend(ax, loc="upper right")
+    if c.length <= _DOTS:
+        legend(ax, loc="upper right")
 
 
 def _slices(c: Compiled, ax: Axes, output: int) -> None:

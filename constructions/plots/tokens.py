@@ -89,7 +89,7 @@ def _values(c: Compiled, ax: Axes, found: Peaks, area: np.ndarray) -> None:
             color=colour,
             alpha=0.55,
             edgecolor=BLACK,
-            linewidth=0.5,
+            linewidth=0.5 if c.length <= 1000 else 0.0,
             label=name,
         )
     _scale_values(ax, c.values)
@@ -118,7 +118,7 @@ def _places(c: Compiled, ax: Axes, found: Peaks, area: np.ndarray) -> None:
         cmap="PuOr",
         norm=norm,
         edgecolor=BLACK,
-        linewidth=0.5,
+        linewidth=0.5 if c.length <= 1000 else 0.0,
         clip_on=False,
     )
     name = "value, output 0" if c.values.shape[1] > 1 else "value"

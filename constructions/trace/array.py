@@ -114,9 +114,7 @@ class SymbolicArray(NDArrayOperatorsMixin):
         )
 
     def _needs_number(self, *_: Any) -> Any:
-        raise CannotTrace(
-            "it converts a value to a Python number (float, int, the math module): use NumPy's functions"
-        )
+        raise CannotTrace("it converts a value to a Python number (float, int, the math module): use NumPy's functions")
 
     __float__ = __int__ = __index__ = __complex__ = __round__ = _needs_number
 

@@ -42,7 +42,9 @@ def disagreement(
         return "two calls with the same points gave different values: it is random or keeps state"
     values = first.reshape(len(points), -1)
     formula = float_values(traced, points, None)
-    spread = np.max([np.abs(np.nan_to_num(float_values(traced, points, rng) - formula)) for _ in range(_JITTERS)], axis=0)
+    spread = np.max(
+        [np.abs(np.nan_to_num(float_values(traced, points, rng) - formula)) for _ in range(_JITTERS)], axis=0
+    )
     unit = np.maximum(1.0, np.nan_to_num(np.abs(formula), posinf=1.0))
     close = np.abs(values - formula) <= 4 * spread + 2.0**-46 * unit
     agree = close | (values == formula) | (np.isnan(values) & np.isnan(formula))

@@ -16,7 +16,17 @@ from constructions.trace.formulas import multiply
 from constructions.trace.outcome import CannotTrace
 from constructions.trace.ufuncs import UFUNCS, logical
 
-__all__ = ["REDUCTIONS", "apply", "elementwise", "exact", "exact_elements", "matrix_product", "reduce_axes", "reduce_extreme", "total_of"]
+__all__ = [
+    "REDUCTIONS",
+    "apply",
+    "elementwise",
+    "exact",
+    "exact_elements",
+    "matrix_product",
+    "reduce_axes",
+    "reduce_extreme",
+    "total_of",
+]
 
 
 def exact(value: Any) -> Any:

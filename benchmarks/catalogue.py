@@ -1,0 +1,29 @@
+"""Every benchmark, in one table."""
+
+from __future__ import annotations
+
+from benchmarks import analytic, evaluation, franke, lipschitz, proof, training
+from benchmarks.outcome import Benchmark
+
+__all__ = ["BENCHMARKS"]
+
+BENCHMARKS: tuple[Benchmark, ...] = (
+    Benchmark(
+        "lipschitz",
+        "prefix lengths of Lipschitz functions against the lower bound and the optimal covering",
+        lipschitz.run,
+    ),
+    Benchmark(
+        "analytic",
+        "twelve analytic functions: tokens against Chebyshev coefficients, chebfun, AAA, lower bounds",
+        analytic.run,
+    ),
+    Benchmark("franke", "Franke's function of two variables: tokens against tensor Chebyshev coefficients", franke.run),
+    Benchmark("proof", "how long proofs take and how tight the proved bounds are", proof.run),
+    Benchmark(
+        "training", "the same number of tokens trained with Adam instead of compiled (needs PyTorch)", training.run
+    ),
+    Benchmark(
+        "evaluation", "a hundred thousand points, a thousand tokens: seconds and memory of every engine", evaluation.run
+    ),
+)
