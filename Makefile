@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: install demo test lint types notebooks clean
+.PHONY: install demo test lint types notebook clean
 
 install: $(BIN)/.installed
 
@@ -19,6 +19,7 @@ demo: install
 	$(BIN)/prefixc compile "sin(3*x)" --domain x=-1:1 --eps 1e-6 -o demo/sin3x.prefix.safetensors
 	$(BIN)/prefixc explain demo/sin3x.prefix.safetensors > demo/sin3x.report.txt
 	$(BIN)/prefixc plot demo/sin3x.prefix.safetensors --kind error -o demo/sin3x.error.png
+	$(BIN)/prefixc plot demo/sin3x.prefix.safetensors --kind fit -o demo/sin3x.fit.png
 	$(BIN)/prefixc verify demo/sin3x.prefix.safetensors
 
 test: install
@@ -29,7 +30,11 @@ lint: install
 	$(BIN)/ruff format --check .
 
 types: install
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+notebook: install
+	$(BIN)/python -m pip install --quiet --editable '.[notebook]'
+	$(BIN)/jupyter lab notebooks/first_prefix.ipynb
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from constructions.compiled import Compiled, claim_of
-from constructions.errors import EpsilonError, MethodError, NotProvedError, TooLongError
-from constructions.methods import METHODS, Method, tokens_needed
+from constructions.errors import CompileError, EpsilonError, MethodError, NotProvedError, TooLongError
+from constructions.methods import METHODS, Limits, Method, tokens_needed
 from constructions.problem import Problem, understand
 from constructions.progress import reporting
 from constructions.proposal import Proposal
@@ -35,6 +36,7 @@ def compile_prefix(
     norm: Norm = "l2",
     max_tokens: int = 20_000,
     effort: float = 0.0,
+    time_limit: float = 120.0,
     progress: Progress = None,
 ) -> Compiled:
     """Compile a target function into an attention prefix whose sup error over the domain is *proved* to be at most eps.
@@ -47,6 +49,7 @@ def compile_prefix(
     method: "auto" (the shortest that is proved), "minimax", "bernstein", "laplacian" or "covering".
     lipschitz, norm: declared constant of a black box, |f(x) - f(y)|_inf <= lipschitz |x - y|_norm. The proof is then conditional on it.
     max_tokens: refuse, before building, what would need more. effort: seconds to spend on a shorter prefix.
+    time_limit: seconds after which the search for a provable prefix gives up (an attempt under way may take somewhat longer).
     progress: None (a bar on a terminal after two seconds), True, False, or a callback (fraction, words).
 
     Raises a subclass of CompileError (a ValueError) naming the argument, the value, the reason and the next step.
@@ -54,15 +57,17 @@ def compile_prefix(
     eps = _accepted(eps)
     if isinstance(max_tokens, bool) or not isinstance(max_tokens, (int, np.integer)) or max_tokens < 1:
         raise TooLongError(needed=1, max_tokens=max_tokens)
-    if not (isinstance(effort, (int, float)) and effort >= 0):
-        raise MethodError(value=effort, known=["effort=0.0", "effort=1.0"], reason="is not a time budget in seconds")
+    for name, seconds in (("effort", effort), ("time_limit", time_limit)):
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e9:
+            raise CompileError(f"{name} = {seconds!r} is not a number of seconds. Pass a finite number >= 0.")
+    deadline = time.monotonic() + time_limit + effort
     chosen = _methods(method)
     with reporting(progress) as report, threadpool_limits(1, "blas"):
         report(0.0, "reading the target")
         problem = understand(f, domain, lipschitz, norm)
         _refuse_unreachable(problem, eps)
         usable = _applicable(problem, chosen, method)
-        return _search(problem, usable, eps, int(max_tokens), effort, report)
+        return _search(problem, usable, eps, Limits(int(max_tokens), float(effort), deadline), report)
 
 
 def _accepted(eps: Any) -> float:
@@ -115,67 +120,65 @@ class _Source:
     stream: Iterator[Proposal]
     next: Proposal | None = None
 
+    def advance(self) -> None:
+        """Ask for the next proposal. A construction that fails inside has nothing to propose."""
+        try:
+            self.next = next(self.stream, None)
+        except (ArithmeticError, ValueError, TypeError, RecursionError, np.linalg.LinAlgError) as error:
+            if isinstance(error, CompileError):
+                raise
+            self.next = None
+
 
 def _search(
-    problem: Problem,
-    methods: tuple[Method, ...],
-    eps: float,
-    max_tokens: int,
-    effort: float,
-    report: Callable[[float, str], None],
+    problem: Problem, methods: tuple[Method, ...], eps: float, limits: Limits, report: Callable[[float, str], None]
 ) -> Compiled:
     """Prove the shortest proposal among all constructions; where a proof fails, go on with that construction's next one."""
-    sources: list[_Source] = []
-    limit = max_tokens
-    for method in methods:
-        if any(source.method.name == method.dominated_by for source in sources):
-            continue
-        report(0.0, f"constructing ({method.name})")
-        source = _Source(method, method.propose(problem, eps, limit, effort))
-        source.next = next(source.stream, None)
-        if source.next is not None:
-            sources.append(source)
-            limit = min(limit, max(1, source.next.length - 1)) if len(methods) > 1 else limit
+    sources = _sources(problem, methods, eps, limits, report, shorter_only=len(methods) > 1)
     attempts: list[tuple[str, int, str]] = []
     best: Certificate | None = None
-    while sources and len(attempts) < _ATTEMPTS:
+    while sources and len(attempts) < _ATTEMPTS and not limits.passed:
         source = min(sources, key=lambda s: s.next.length if s.next else math.inf)
         proposal = source.next
         assert proposal is not None
         claim = claim_of(proposal, _target_for(problem, proposal), problem.domain, eps)
-        certificate = _prove(claim, report, proposal)
+        certificate = _prove(claim, report, proposal, limits)
         attempts.append((proposal.method, proposal.length, str(certificate.status)))
         if certificate.proved:
-            return Compiled(
-                claim, certificate, proposal.method, proposal.grid, proposal.terms, attempts=tuple(attempts)
-            )
+            noted = replace(certificate, assumptions=certificate.assumptions + problem.assumptions)
+            return Compiled(claim, noted, proposal.method, proposal.grid, proposal.terms, attempts=tuple(attempts))
         best = certificate if best is None or certificate.error_lower < best.error_lower else best
-        source.next = next(source.stream, None)
+        source.advance()
         if source.next is None:
             sources.remove(source)
-            if not sources:
-                sources = _restart(problem, methods, eps, max_tokens, effort, attempts)
-    return _give_up(problem, methods, eps, max_tokens, best)
+            if not sources:  # those that were only asked for something shorter than what then failed
+                tried = {name for name, _, _ in attempts}
+                rest = tuple(m for m in methods if m.name not in tried)
+                sources = _sources(problem, rest, eps, limits, report, shorter_only=False)
+    return _give_up(problem, methods, eps, limits, best)
 
 
-def _restart(
+def _sources(
     problem: Problem,
     methods: tuple[Method, ...],
     eps: float,
-    max_tokens: int,
-    effort: float,
-    attempts: list[tuple[str, int, str]],
+    limits: Limits,
+    report: Callable[[float, str], None],
+    shorter_only: bool,
 ) -> list[_Source]:
-    """Constructions that were only asked for something shorter than what then failed, asked again without that limit."""
-    tried = {name for name, _, _ in attempts}
-    out = []
+    """The constructions that have something to propose; with `shorter_only`, each only what is shorter than those before."""
+    sources: list[_Source] = []
     for method in methods:
-        if method.name not in tried:
-            source = _Source(method, method.propose(problem, eps, max_tokens, effort))
-            source.next = next(source.stream, None)
-            if source.next is not None:
-                out.append(source)
-    return out
+        if limits.passed or any(source.method.name == method.dominated_by for source in sources):
+            continue
+        report(0.0, f"constructing ({method.name})")
+        source = _Source(method, method.propose(problem, eps, limits))
+        source.advance()
+        if source.next is not None:
+            sources.append(source)
+            if shorter_only:
+                limits = replace(limits, max_tokens=max(1, min(limits.max_tokens, source.next.length - 1)))
+    return sources
 
 
 def _target_for(problem: Problem, proposal: Proposal) -> Target:
@@ -185,31 +188,42 @@ def _target_for(problem: Problem, proposal: Proposal) -> Target:
     return LipschitzTarget(proposal.grid["points"], proposal.values, problem.lipschitz, problem.norm, problem.name)
 
 
-def _prove(claim: Claim, report: Callable[[float, str], None], proposal: Proposal) -> Certificate:
+def _prove(claim: Claim, report: Callable[[float, str], None], proposal: Proposal, limits: Limits) -> Certificate:
     words = f"proving {proposal.length} tokens ({proposal.method})"
     report(0.0, words)
-    return prove(claim, progress=lambda done, _: report(done, words))
+    return prove(claim, seconds=limits.seconds_left, progress=lambda done, _: report(done, words))
 
 
 def _give_up(
-    problem: Problem, methods: tuple[Method, ...], eps: float, max_tokens: int, best: Certificate | None
+    problem: Problem, methods: tuple[Method, ...], eps: float, limits: Limits, best: Certificate | None
 ) -> Compiled:
+    late = "The time limit passed: pass a larger time_limit or a larger eps"
     if best is not None:
         if math.isfinite(best.rounding) and best.rounding > 0.5 * eps:
             raise EpsilonError(
                 value=eps, reachable=4 * best.rounding, dominating="rounding of the float64 forward pass"
             )
-        raise NotProvedError(certificate=best, status=str(best.status), eps=eps)
+        raise NotProvedError(
+            certificate=best, status=str(best.status), eps=eps, next_step=late if limits.passed else ""
+        )
     needed = tokens_needed(problem, eps) if any(m.name == "covering" for m in methods) else None
-    if needed is not None and needed > max_tokens:
+    if needed is not None and needed > limits.max_tokens:
         options = ["a larger eps", "a smaller domain", f"max_tokens={needed}"]
         if problem.target is None:
             options.append("an expression instead of a black box, for a construction that uses smoothness")
-        raise TooLongError(needed=needed, max_tokens=max_tokens, options=options)
+        raise TooLongError(needed=needed, max_tokens=limits.max_tokens, options=options)
     names = ", ".join(m.name for m in methods)
-    if needed is None and names == "covering":
-        reason = "needs a finite Lipschitz constant, and that of f is unbounded on the domain"
-        raise MethodError(value=names, known=["auto", "minimax"], reason=reason)
-    raise MethodError(
-        value=names, known=[m.name for m in METHODS], reason=f"found no head of at most {max_tokens} tokens for eps = {eps:g}"
-    )  # fmt: skip
+    if limits.passed:
+        raise CompileError(
+            f"time_limit: no prefix was found in time by {names}. Pass a larger time_limit or a larger eps."
+        )
+    if needed is None and any(m.name == "covering" for m in methods):
+        raise CompileError(
+            f"method = {names!r} found no head of at most {limits.max_tokens} tokens for eps = {eps:g}, and f has no finite Lipschitz "
+            "constant on the domain (does it jump, or is its slope unbounded somewhere?). Pass a larger eps or a smaller domain."
+        )
+    others = ", ".join(repr(m) for m in ["auto", *(m.name for m in METHODS)] if m not in names)
+    raise CompileError(
+        f"method = {names!r} found no head of at most {limits.max_tokens} tokens for eps = {eps:g}. Pass a larger eps, a smaller domain, "
+        f"a larger max_tokens, or another method among {others}."
+    )

@@ -17,6 +17,7 @@ from constructions.proposal import Proposal, Term
 from verify import (
     Alternation,
     Artefact,
+    ArtefactError,
     Box,
     Certificate,
     Claim,
@@ -211,7 +212,10 @@ def load(path: str | os.PathLike[str]) -> Compiled:
     `verify.check(path)` to prove it again. Raises verify.ArtefactError naming the file and the field."""
     artefact = load_artefact(path)
     notes = artefact.construction
-    grid = dict(notes.get("grid", {})) | dict(artefact.arrays)
+    try:
+        grid = dict(notes.get("grid", {})) | dict(artefact.arrays)
+    except (TypeError, ValueError) as error:
+        raise ArtefactError(f"{path}: field 'construction.grid' is not a mapping") from error
     try:
         terms = tuple(Term(str(n), float.fromhex(v), str(i), str(s)) for n, v, i, s in notes.get("terms", []))
     except (TypeError, ValueError):

@@ -83,7 +83,8 @@ def explain(c: Compiled) -> str:
             lines.append(f"  {t.name:<16}{t.value:>12.4g}   {t.inequality}   [{t.source}]")
         lines.append(f"  {'total':<16}{sum(t.value for t in c.terms):>12.4g}")
         lines.append("")
-    lines.append("Proof (a posteriori, from the stored numbers)")
+    stored = "" if c.rechecked else ", as stored in the file: not proved again"
+    lines.append(f"Proof (a posteriori, from the stored numbers{stored})")
     how = (
         "covering lemma or bisection: sum_j w_j (L |x - z_j| + |v_j - y_j|), worst case over the Lipschitz class"
         if isinstance(c.target, LipschitzTarget)
@@ -103,6 +104,8 @@ def explain(c: Compiled) -> str:
     lines.append(f"  {'status':<32}{status_line(c)}")
     lines.append("Assumes")
     lines += [f"  - {a}" for a in cert.assumptions]
+    if c.attempts:
+        lines += ["Search"] + [f"  - {method}: {length} tokens, {status}" for method, length, status in c.attempts]
     lower = c.lower_bound
     lines += ["", "Length", f"  {c.length} tokens built; {lower!r}"]
     return "\n".join(lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,14 +20,33 @@ from constructions.sharp.sharpen import sharpened
 from constructions.sharp.steps import propose_steps
 from verify import Provenance
 
-__all__ = ["METHODS", "Method", "tokens_needed"]
+__all__ = ["METHODS", "Limits", "Method", "tokens_needed"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a search may use: tokens; seconds to spend on something shorter; the time (time.monotonic()) at which to give up."""
+
+    max_tokens: int
+    effort: float = 0.0
+    deadline: float = math.inf
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline, at least 0."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        """Whether the deadline has passed."""
+        return time.monotonic() > self.deadline
 
 
 @dataclass(frozen=True)
 class Method:
     """One construction.
 
-    refusal: why it does not apply to a problem, or None; propose: (problem, eps, max_tokens, effort) -> proposals, shortest first;
+    refusal: why it does not apply to a problem, or None; propose: (problem, eps, limits) -> proposals, shortest first;
     dominated_by: a construction whose heads include this one's keys with the *best* values, so that "auto" need not ask this
     one where that one found something.
     """
@@ -33,7 +54,7 @@ class Method:
     name: str
     summary: str
     refusal: Callable[[Problem], str | None]
-    propose: Callable[[Problem, float, int, float], Iterator[Proposal]]
+    propose: Callable[[Problem, float, Limits], Iterator[Proposal]]
     dominated_by: str | None = None
 
 
@@ -49,45 +70,54 @@ def _needs_sympy(problem: Problem) -> str | None:
     return None if problem.expressions is not None else "needs a SymPy expression, whose Laplacians it takes"
 
 
-def _minimax(problem: Problem, eps: float, max_tokens: int, effort: float) -> Iterator[Proposal]:
+def _minimax(problem: Problem, eps: float, limits: Limits) -> Iterator[Proposal]:
     lo, hi = problem.domain.bounds
     if problem.domain.dimension == 1:
         yield from propose_minimax(
-            _scalar(problem), float(lo[0]), float(hi[0]), eps, effort=effort, max_tokens=min(max_tokens, 400)
+            _scalar(problem),
+            float(lo[0]),
+            float(hi[0]),
+            eps,
+            effort=limits.effort,
+            max_tokens=min(limits.max_tokens, 400),
         )
     else:
-        yield from propose_minimax_nd(problem.evaluate, lo, hi, eps, effort=effort, max_tokens=min(max_tokens, 4000))
+        yield from propose_minimax_nd(
+            problem.evaluate, lo, hi, eps, effort=limits.effort, max_tokens=min(limits.max_tokens, 4000)
+        )
 
 
 def _scalar(problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
     return lambda x: problem.evaluate(np.asarray(x, dtype=np.float64)[:, None])
 
 
-def _bernstein(problem: Problem, eps: float, max_tokens: int, effort: float) -> Iterator[Proposal]:
+def _bernstein(problem: Problem, eps: float, limits: Limits) -> Iterator[Proposal]:
     lo, hi = problem.domain.bounds
-    yield from propose_bernstein(problem.evaluate, lo, hi, eps, max_tokens=max_tokens)
+    yield from propose_bernstein(problem.evaluate, lo, hi, eps, max_tokens=limits.max_tokens)
 
 
-def _laplacian(problem: Problem, eps: float, max_tokens: int, effort: float) -> Iterator[Proposal]:
+def _laplacian(problem: Problem, eps: float, limits: Limits) -> Iterator[Proposal]:
     lo, hi = problem.domain.bounds
     assert problem.expressions is not None
-    yield from propose_laplacian(list(problem.expressions), problem.symbols, lo, hi, eps, max_tokens=max_tokens)
+    yield from propose_laplacian(list(problem.expressions), problem.symbols, lo, hi, eps, max_tokens=limits.max_tokens)
 
 
-def _covering(problem: Problem, eps: float, max_tokens: int, effort: float) -> Iterator[Proposal]:
+def _covering(problem: Problem, eps: float, limits: Limits) -> Iterator[Proposal]:
     """Cells for the Lipschitz constant; for a known function of one variable, cells of equal oscillation instead."""
     lo, hi = problem.domain.bounds
     if problem.target is not None and problem.domain.dimension == 1:
         # each token's value is one of a range-long ladder of steps of at most 2 eps
         values = problem.evaluate(np.linspace(lo, hi, 257))
-        if np.ptp(values, axis=0).max() > 2 * eps * max_tokens:
+        if np.ptp(values, axis=0).max() > 2 * eps * limits.max_tokens:
             return
-        yield from propose_steps(_scalar(problem), float(lo[0]), float(hi[0]), eps, max_tokens=max_tokens)
+        yield from propose_steps(_scalar(problem), float(lo[0]), float(hi[0]), eps, max_tokens=limits.max_tokens)
         return
     constant = problem.constant()
     if not np.isfinite(constant):
         return
-    for proposal in propose_covering(problem.evaluate, constant, lo, hi, eps, norm=problem.norm, max_tokens=max_tokens):
+    for proposal in propose_covering(
+        problem.evaluate, constant, lo, hi, eps, norm=problem.norm, max_tokens=limits.max_tokens
+    ):
         lemma = problem.provenance is Provenance.DECLARED and problem.norm == "l2" and problem.domain.dimension > 1
         sharp = sharpened(proposal, constant, eps, lo, hi) if lemma else None
         if sharp is not None:

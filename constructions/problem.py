@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,11 +29,11 @@ __all__ = ["GridData", "Problem", "understand"]
 
 @dataclass(frozen=True, eq=False)
 class GridData:
-    """Samples on a grid as a target: axes (n increasing arrays) and values of shape (len(axis_1), ..., len(axis_n)) or with one
+    """Samples on a grid as a target: axes (n increasing arrays; a single array for n = 1) and values of shape (len(axis_1), ..., len(axis_n)) or with one
     more axis of k outputs; interpolation "linear" (multilinear) or "nearest". The Lipschitz constant is computed from the data.
     """
 
-    axes: Sequence[Any]
+    axes: Any
     values: Any
     interpolation: str = "linear"
 
@@ -57,6 +57,7 @@ class Problem:
     lipschitz: float | None = None
     norm: str = "l2"
     black_box_because: str = ""
+    assumptions: tuple[str, ...] = ()
 
     @property
     def provenance(self) -> Provenance:
@@ -243,7 +244,8 @@ def _contradicted(problem: Problem) -> None:
 
 def _from_grid(data: GridData, domain: Any, norm: str) -> Problem:
     try:
-        axes = tuple(np.asarray(a, dtype=np.float64) for a in data.axes)
+        single = isinstance(data.axes, np.ndarray) and data.axes.ndim == 1 and data.axes.dtype != object
+        axes = tuple(np.asarray(a, dtype=np.float64) for a in ([data.axes] if single else data.axes))
         values = np.asarray(data.values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise CompileError(f"f: grid data must be numbers ({error}).") from error

@@ -17,13 +17,14 @@ _PATIENCE = 2.0
 def reporting(progress: bool | Callable[[float, str], None] | None) -> Iterator[Callable[[float, str], None]]:
     """A callback (fraction, words).
 
-    progress: None shows a bar on a terminal after two seconds; True shows it at once, terminal or not; False never; a callable
+    progress: None shows a bar on a terminal or in a notebook after two seconds; True shows it at once, terminal or not; False never; a callable
     receives every report itself.
     """
     if callable(progress):
         yield progress
         return
-    if progress is False or (progress is None and not sys.stderr.isatty()):
+    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    if progress is False or (progress is None and not watched):
         yield lambda done, words: None
         return
     from rich.console import Console

@@ -16,7 +16,7 @@ from verify import Box, lipschitz_constant, prove, value_range
 ROOT = Path(__file__).resolve().parents[1]
 KERNEL = sorted((ROOT / "verify").rglob("*.py"))
 FILES = KERNEL + sorted((ROOT / "constructions").rglob("*.py"))
-TRUSTED = {"numpy", "scipy", "flint", "safetensors", "jaxtyping", "verify"}
+TRUSTED = {"numpy", "scipy", "flint", "safetensors", "threadpoolctl", "jaxtyping", "verify"}
 
 
 def names(paths: list[Path]) -> list[str]:

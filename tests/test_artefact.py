@@ -60,7 +60,7 @@ def every_kind_of_claim():
     yield claim(*zero, GridTarget((np.arange(3.0),), rng.random((3, 1)), "nearest"), [(0, 2)], 2.0)
     yield claim(*zero, LipschitzTarget(rng.random((4, 1)), np.zeros((4, 1)), 0.1), [(0, 1)], 2.0)
     two = target(var(0) * var(1), lift(Fraction(1, 3)), n=2)
-    named = Box({"north": (0.1, 0.3), "east": (-1e-7, 1 / 3)})
+    named = Box({"x0": (0.1, 0.3), "x1": (-1e-7, 1 / 3)})
     base = claim(rng.random((3, 2)), rng.random(3), rng.random((3, 2)), two, [(0.1, 0.3), (-1e-7, 1 / 3)], 1.0)
     yield Claim(base.model, base.prefix, two, named, 1.0)
     head = Head(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import sympy
@@ -160,3 +162,19 @@ def test_bad_arguments_are_refused_by_name() -> None:
         laplacian_head(sympy.Abs(x), [x], -1.0, 1.0, LatticeChoice(0.1, 1.0, 2, 5.0))
     with pytest.raises(ValueError, match="margin"):
         laplacian_head(sympy.log(x), [x], 0.1, 1.0, LatticeChoice(0.1, 1.0, 2, 5.0))
+
+
+def test_a_deadline_in_the_past_yields_nothing() -> None:
+    assert list(propose_laplacian(sympy.sin(3 * x), [x], -1.0, 1.0, 1e-3, deadline=time.monotonic() - 1.0)) == []
+
+
+def test_an_expression_nested_too_deeply_yields_nothing() -> None:
+    nested = sympy.sin(x)
+    for _ in range(60):
+        nested = sympy.sin(3 * nested + x)
+    assert list(propose_laplacian(nested, [x], -1.0, 1.0, 1e-3, deadline=time.monotonic() + 2.0)) == []
+
+
+def test_huge_integers_raise_nothing() -> None:
+    step = sympy.Piecewise((2, x > 0.9995), (0, True))
+    list(propose_laplacian(step**70 / sympy.Integer(2) ** 70 + x, [x], 0.0, 1.0, 1e-3))

@@ -1,5 +1,7 @@
 """The one-dimensional minimax construction: accuracy as stored, lengths, symmetry, bounded work."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -199,3 +201,25 @@ def test_samples_know_mirror_signs_and_sign_changes():
     # normalising cos 7x about its mid-range keeps it even
     assert both.signs == (1, -1)
     assert both.crossings == 5
+
+
+def test_a_deadline_in_the_past_yields_nothing_and_samples_nothing():
+    called = []
+    assert list(propose_minimax(called.append, -1.0, 1.0, 1e-3, deadline=time.monotonic() - 1.0)) == []
+    assert called == []
+
+
+def test_a_deadline_far_away_changes_nothing():
+    def target(x):
+        return np.cos(20 * x)[:, None]
+
+    free = next(propose_minimax(target, -1.0, 1.0, 1e-4))
+    timed = next(propose_minimax(target, -1.0, 1.0, 1e-4, deadline=time.monotonic() + 1e6))
+    assert np.array_equal(free.slopes, timed.slopes)
+    assert np.array_equal(free.values, timed.values)
+
+
+def test_a_deadline_ends_a_search_with_very_many_outputs():
+    start = time.monotonic()
+    list(propose_minimax(lambda x: np.sin(np.outer(x, np.arange(500))), -1.0, 1.0, 1e-2, deadline=start + 2.0))
+    assert time.monotonic() - start < 30.0  # without it: minutes

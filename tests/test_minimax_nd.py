@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -185,3 +186,24 @@ def test_product_heads_reach_tight_errors() -> None:
     shape = grid["shape"]
     assert isinstance(shape, tuple)
     assert np.prod(shape) == head.length
+
+
+def test_a_deadline_in_the_past_yields_nothing_and_samples_nothing() -> None:
+    called = []
+    assert list(propose_minimax_nd(called.append, np.zeros(2), np.ones(2), 1e-3, deadline=time.monotonic() - 1.0)) == []
+    assert called == []
+
+
+def test_a_deadline_far_away_changes_nothing() -> None:
+    f = column(lambda x, y: np.sin(x + y * y))
+    free = next(propose_minimax_nd(f, np.zeros(2), np.ones(2), 1e-2))
+    timed = next(propose_minimax_nd(f, np.zeros(2), np.ones(2), 1e-2, deadline=time.monotonic() + 1e6))
+    assert np.array_equal(free.slopes, timed.slopes)
+    assert np.array_equal(free.values, timed.values)
+
+
+def test_a_deadline_ends_a_hard_search() -> None:
+    f = column(lambda x, y, z, w: np.sin(3 * x * y + 5 * z * w) * np.cos(4 * x * z))
+    start = time.monotonic()
+    list(propose_minimax_nd(f, -np.ones(4), np.ones(4), 1e-3, deadline=start + 2.0))
+    assert time.monotonic() - start < 30.0  # without it: minutes

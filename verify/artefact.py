@@ -24,12 +24,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
-from verify.certificate import Certificate, CertificateError, Status
+from verify.certificate import EXECUTION, Certificate, CertificateError, Status
 from verify.domain import Box, BoxError
 from verify.expression import ExpressionError
 from verify.model import Head, Layer, ModelError, Prefix, Transformer
 from verify.prove import Claim, Progress, prove
-from verify.target import TargetError, target_from
+from verify.target import LipschitzTarget, TargetError, target_from
 
 __all__ = ["FORMAT", "VERSION", "Artefact", "ArtefactError", "check", "load", "save"]
 
@@ -142,6 +142,21 @@ def content_hash(arrays: Mapping[str, np.ndarray], document: str) -> str:
     return digest.hexdigest()
 
 
+def _consistent(certificate: Certificate, claim: Claim) -> None:
+    """A stored certificate must at least state the assumptions its claim has: they cannot be edited away."""
+    if certificate.conditional != isinstance(claim.target, LipschitzTarget):
+        raise CertificateError("certificate: 'conditional' does not fit the target")
+    if EXECUTION not in certificate.assumptions:
+        raise CertificateError("certificate: 'assumptions' lacks the model of execution")
+    if certificate.conditional and not any(a.startswith("declared") for a in certificate.assumptions):
+        raise CertificateError("certificate: 'assumptions' lacks the declared Lipschitz constant")
+    if certificate.witness is not None and not (
+        len(certificate.witness) == claim.domain.dimension
+        and claim.domain.contains(np.array([certificate.witness])).all()
+    ):
+        raise CertificateError("certificate: 'witness' is not a point of the domain")
+
+
 def _pack(artefact: Artefact) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     claim = artefact.claim
     model, prefix = claim.model, claim.prefix
@@ -206,5 +221,6 @@ def _unpack(arrays: dict[str, np.ndarray], document: dict[str, Any]) -> Artefact
     certificate = Certificate.from_json(document["certificate"])
     if certificate.eps != claim.eps:
         raise CertificateError(f"certificate: eps is {certificate.eps!r}, the claim's is {claim.eps!r}")
+    _consistent(certificate, claim)
     notes = {name.removeprefix("grid."): array for name, array in arrays.items() if name.startswith("grid.")}
     return Artefact(claim, certificate, dict(document["construction"]), notes)

@@ -77,6 +77,8 @@ class Certificate:
     reason: str = ""
 
     def __post_init__(self) -> None:
+        if math.isnan(self.error_upper) or not self.error_lower >= 0 or not self.rounding >= 0 or self.boxes < 0:
+            raise CertificateError("certificate: error_upper, error_lower, rounding and boxes must be numbers >= 0")
         proved = self.status is Status.PROVED
         if proved and not (self.error_upper <= self.eps):  # NaN fails here
             raise CertificateError(

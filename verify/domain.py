@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from verify.expression import plain_name
+
 __all__ = ["Box", "BoxError"]
 
 
@@ -54,6 +56,8 @@ class Box:
             hi.append(b)
         if not rows:
             raise BoxError("domain: a box needs at least one side")
+        if names and not all(plain_name(name) for name in names):
+            raise BoxError(f"domain: coordinate names {names} must be plain names (letters, digits, _)")
         if names and len(set(names)) != len(names):
             raise BoxError(f"domain: repeated coordinate names in {names}")
         object.__setattr__(self, "lo", tuple(lo))

@@ -7,6 +7,7 @@ shared sub-expression is stored once.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +17,7 @@ import flint
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["CONSTANTS", "UNARY", "Expression", "ExpressionError", "Node"]
+__all__ = ["CONSTANTS", "UNARY", "Expression", "ExpressionError", "Node", "plain_name"]
 
 UNARY = (
     "exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "asinh", "acosh", "atanh", "erf", "abs",
@@ -27,6 +28,11 @@ CONSTANTS = {"pi": math.pi, "e": math.e}
 _VARIADIC = ("add", "mul", "min", "max")
 _MAX_NODES = 200_000
 _MAX_DIGITS = 2000
+
+
+def plain_name(name: str) -> bool:
+    """Whether a name reads as one symbol: a letter or _, then letters, digits, _, braces or primes; a leading backslash is allowed."""
+    return len(name) <= 64 and re.fullmatch(r"\\?[^\W\d][\w{}']*", name) is not None
 
 
 class ExpressionError(ValueError):
@@ -64,6 +70,11 @@ class Expression:
             raise ExpressionError("expression: no outputs")
         if len(self.nodes) > _MAX_NODES:
             raise ExpressionError(f"expression: {len(self.nodes)} nodes, at most {_MAX_NODES} are accepted")
+        for name in self.variables:
+            if not plain_name(name):
+                raise ExpressionError(f"expression: variable {name[:40]!r} is not a plain name (letters, digits, _)")
+        if len(set(self.variables)) != len(self.variables):
+            raise ExpressionError(f"expression: repeated variables in {self.variables}")
         for i, node in enumerate(self.nodes):
             _check(i, node, len(self.variables))
         for o in self.outputs:

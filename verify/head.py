@@ -133,8 +133,12 @@ def affine_head(model: Transformer, prefix: Prefix) -> AffineHead:
     exact_biases = exact_in and _selects(query_offset[None, :])
     parameter_gamma = 0.0 if exact_slopes and exact_biases else gamma(d_k + d + n + 4)
     exact_values = exact_out and _selects(out.T)
-    if not np.isfinite(values @ out).all():
-        raise UnsupportedModelError("the values overflow float64 on their way through output and readout")
+    # weights are summed before they are normalised, so the forward pass forms sums of up to `tokens` values
+    largest = len(keys) * max(float(np.abs(values).max()), float((np.abs(values) @ size_out).max(initial=0.0)))
+    if not largest < 2.0**1000:
+        raise UnsupportedModelError(
+            "sums of the values overflow float64 on their way through the head, output and readout"
+        )
     return AffineHead(
         slopes=keys @ query_in,
         biases=keys @ query_offset,
@@ -350,7 +354,7 @@ def _executed_logit_error(
     In general logit_gamma * (|a||x| + |b|). A query (x, 1) takes products of which only those with x round, and one sum:
     u |a||x| + u |a x + b| (1 + u), where |a x + b| is at most |logit at c| + |a| r on the box.
     """
-    if head.slopes.shape[1] == 1 and head.logit_gamma == gamma(2):
+    if head.slopes.shape[1] == 1 and head.logit_gamma == gamma(2) and head.parameter_gamma == 0:
         scale = head.slope_scale[index].T
         return U * ((far + r) @ scale + np.abs(logits)) * UP
     return head.logit_gamma * size * UP

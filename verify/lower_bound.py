@@ -18,7 +18,9 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
+from verify.ball import Ball
 from verify.domain import Box
+from verify.jets import jets
 from verify.target import ExpressionTarget, GridTarget
 
 __all__ = ["Alternation", "ZigZag", "alternation", "zigzag"]
@@ -70,6 +72,10 @@ class ZigZag:
 def zigzag(lipschitz: float, lo: float, hi: float, eps: float) -> ZigZag:
     """The strongest zigzag certificate: the largest n with L (hi - lo) > 2 eps (n - 1), that is n = ceil(L (hi - lo) / 2 eps), in
     exact arithmetic (one more when the quotient is an integer does not follow: there A = eps, and nothing is claimed)."""
+    if not (all(math.isfinite(v) for v in (lipschitz, lo, hi, eps)) and lipschitz >= 0 and lo < hi and eps > 0):
+        raise ValueError(
+            f"zigzag({lipschitz!r}, {lo!r}, {hi!r}, {eps!r}): expected lipschitz >= 0, lo < hi, eps > 0, all finite"
+        )
     quotient = Fraction(lipschitz) * (Fraction(hi) - Fraction(lo)) / (2 * Fraction(eps))
     return ZigZag(lipschitz, lo, hi, eps, max(1, math.ceil(quotient)))
 
@@ -95,8 +101,17 @@ class Alternation:
         """Check with balls: points on one line in order, inside the domain, signs alternate, all beyond eps."""
         if len(self.points) <= 1:
             return True
-        points = np.array(self.points)
-        if points.shape[1] != target.dimension or not domain.contains(points).all() or not _in_order(self.points):
+        try:
+            points = np.array(self.points, dtype=np.float64)
+        except (TypeError, ValueError):
+            return False
+        if (
+            points.ndim != 2
+            or not np.isfinite(points).all()
+            or points.shape[1] != target.dimension
+            or not domain.contains(points).all()
+            or not _in_order(self.points)
+        ):
             return False
         if not 0 <= self.component < target.outputs or not (math.isfinite(self.theta) and self.eps > 0):
             return False
@@ -106,6 +121,13 @@ class Alternation:
             )  # boxes that are points: the zeroth part and a rounding-sized remainder
             value = series.parts[self.component][0]
             assert value is not None
+            if isinstance(
+                target, ExpressionTarget
+            ):  # points that may lie where the target is not defined count for nothing
+                exact = jets(target.expression, Ball.exact(points), np.zeros_like(points), 0, strict=True)[
+                    self.component
+                ][0]
+                value = exact if exact is not None else value
             distance = value.enlarge(series.remainder[:, self.component]).shift(-self.theta)
             signs = np.where(distance.lower() > self.eps, 1, np.where(distance.upper() < -self.eps, -1, 0))
         return bool((signs != 0).all() and (signs[1:] == -signs[:-1]).all())

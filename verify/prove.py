@@ -11,6 +11,7 @@ bound. So every outcome is a theorem about the stored numbers:
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -60,6 +61,11 @@ class Claim:
             )
         if self.model.outputs != k:
             raise ValueError(f"claim: target has {k} outputs, model {self.model.outputs}")
+        if isinstance(self.target, ExpressionTarget) and self.domain.names not in (
+            None,
+            self.target.expression.variables,
+        ):
+            raise ValueError(f"claim: target in {self.target.expression.variables}, domain in {self.domain.names}")
         self.model.accepts(self.prefix)
 
 
@@ -74,12 +80,17 @@ class _Bounds:
 
 
 def prove(
-    claim: Claim, *, tightness: float = 0.05, max_boxes: int = 2_000_000, progress: Progress | None = None
+    claim: Claim,
+    *,
+    tightness: float = 0.05,
+    max_boxes: int = 2_000_000,
+    seconds: float = math.inf,
+    progress: Progress | None = None,
 ) -> Certificate:
     """Prove or refute a claim.
 
     tightness: after the claim is proved, go on cutting boxes until error_upper is within this factor of error_lower, for at
-    most about as much work as the proof took (0.05: within 5 %). max_boxes: give up, undecided, beyond.
+    most about as much work as the proof took (0.05: within 5 %). max_boxes, seconds: give up, undecided, beyond.
     """
     assumptions = [EXECUTION]
     conditional = isinstance(claim.target, LipschitzTarget)
@@ -95,7 +106,7 @@ def prove(
     except UnsupportedModelError as error:
         return unbounded(claim.eps, 0, str(error), assumptions=tuple(assumptions), conditional=conditional)
     with np.errstate(all="ignore"), threadpool_limits(1, "blas"):
-        search = _Search(claim, head, max_boxes, progress)
+        search = _Search(claim, head, max_boxes, progress, time.monotonic() + seconds)
         certificate = search.by_covering() or search.run(tightness)
     return Certificate(**{**certificate.__dict__, "assumptions": tuple(assumptions), "conditional": conditional})
 
@@ -133,8 +144,10 @@ class _Leaves:
 class _Search:
     """The bisection of one claim."""
 
-    def __init__(self, claim: Claim, head: AffineHead, max_boxes: int, progress: Progress | None) -> None:
-        self.claim, self.head, self.max_boxes = claim, head, max_boxes
+    def __init__(
+        self, claim: Claim, head: AffineHead, max_boxes: int, progress: Progress | None, deadline: float = math.inf
+    ) -> None:
+        self.claim, self.head, self.max_boxes, self.deadline = claim, head, max_boxes, deadline
         self.progress = progress or (lambda done, words: None)
         self.n = claim.domain.dimension
         self.boxes, self.work = 0, 0
@@ -304,6 +317,7 @@ class _Search:
                 lo, hi = lo[:batch], hi[:batch]
             bounds = self._bound(tokens, lo, hi, self.order)
             self.boxes += len(lo)
+            self.work += len(lo) * len(tokens.index) * self.order**self.n
             self._note_lower(bounds.lower, lo + (hi - lo) * 0.5)
             if self.best_lower > eps:
                 return self._refuted()
@@ -313,8 +327,7 @@ class _Search:
             if passed.all():
                 continue
             lo, hi, axis = lo[~passed], hi[~passed], axis[~passed]
-            self.work += len(bounds.upper) * len(tokens.index) * self.order**self.n
-            if self.boxes > self.max_boxes or self.work > _MAX_WORK:
+            if self.boxes > self.max_boxes or self.work > _MAX_WORK or time.monotonic() > self.deadline:
                 return self._undecided(f"gave up after {self.boxes} boxes", lo[0], hi[0])
             cut, stuck = halves(lo, hi, axis)
             if stuck is not None:
@@ -334,7 +347,7 @@ class _Search:
 
     def _tighten(self, leaves: list[_Leaves], tightness: float, limit: int) -> None:
         """Replace the leaves with the largest bounds by their halves until the bound is tight or the limit is reached."""
-        while self.boxes < limit:
+        while self.boxes < limit and time.monotonic() < self.deadline:
             goal = self.best_lower * (1 + tightness)
             worst = max(float(u.max()) for leaf in leaves for u in leaf.upper if len(u))
             if worst <= goal:

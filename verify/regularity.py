@@ -67,7 +67,15 @@ def value_range(expression: Expression, domain: Box, *, tightness: float = 0.05,
             h.mid for point in (lo, hi) for h in _heads(jets(expression, Ball.exact(point), np.ones_like(lo), 0))
         ]
         upper = np.max([x.magnitude()[:, 0] for x in over], axis=0)
-        return np.where(np.isfinite(np.max(corners, axis=0)[:, 0]), upper, np.nan)
+        certain = [
+            np.isfinite(
+                np.max(
+                    [h.mid for h in _heads(jets(expression, Ball.exact(p), np.ones_like(lo), 0, strict=True))], axis=0
+                )
+            )
+            for p in (lo, hi, lo + (hi - lo) * 0.5)
+        ]  # f is certainly defined at one of three points, and perhaps at both corners
+        return np.where(np.isfinite(np.max(corners, axis=0)[:, 0]) & np.any(certain, axis=0)[:, 0], upper, np.nan)
 
     return _supremum(bound, domain, tightness, max_boxes, touching)
 

@@ -28,6 +28,7 @@ from scipy.stats import qmc
 
 from constructions.proposal import Proposal, Term
 from constructions.sharp.arguments import Corner, checked_box, checked_eps, checked_values
+from constructions.sharp.deadline import check_deadline, until_deadline
 from constructions.sharp.sampled_error import box_samples, sampled_error
 
 __all__ = ["bernstein_coefficients", "bernstein_head", "multi_indices", "propose_bernstein"]
@@ -179,16 +180,19 @@ def _fit_points(low: np.ndarray, high: np.ndarray, tokens: int) -> Float[np.ndar
     return 0.5 * (low + high) + 0.5 * (high - low) * unit
 
 
-def _fit(problem: _Problem, degree: int, steepnesses: tuple[float, ...]) -> _Fit:
+def _fit(problem: _Problem, degree: int, steepnesses: tuple[float, ...], deadline: float | None = None) -> _Fit:
     """Least squares for the values, over steepnesses and cut-offs.
 
     The Bernstein weights on a part of the simplex are nearly dependent; their singular vectors are the well-conditioned
     basis, and leaving out the smallest keeps values (hence rounding) moderate at no loss of accuracy.
+    Raises DeadlinePassed where `deadline` passes.
     """
+    check_deadline(deadline)
     points = _fit_points(problem.low, problem.high, comb(degree + problem.n, problem.n))
     targets = checked_values(problem.f, points)
     best = _Fit(degree, steepnesses[0], np.zeros((0, 0)), inf)
     for steepness in steepnesses:
+        check_deadline(deadline, 10.0 * len(points) * comb(degree + problem.n, problem.n) ** 2)
         slopes, biases = problem.logits(degree, steepness)
         logits = points @ slopes.T + biases
         weights = np.exp(logits - np.max(logits, axis=1, keepdims=True))
@@ -201,7 +205,7 @@ def _fit(problem: _Problem, degree: int, steepnesses: tuple[float, ...]) -> _Fit
         for cutoff in _CUTOFFS:
             kept = singular > cutoff * singular[0]
             values = (right[kept].T @ (projected[kept] / singular[kept, None])) / scale[:, None]
-            error = sum(sampled_error(slopes, biases, values, problem.points, problem.targets))
+            error = sum(sampled_error(slopes, biases, values, problem.points, problem.targets, deadline))
             if error < best.error:
                 best = _Fit(degree, steepness, values, error)
     return best
@@ -212,19 +216,25 @@ def _nearby(steepness: float) -> tuple[float, ...]:
     return (0.7 * steepness, steepness, 1.4 * steepness)
 
 
-def propose_bernstein(f: Target, lo: Corner, hi: Corner, eps: float, *, max_tokens: int = 2_000) -> Iterator[Proposal]:
+def propose_bernstein(
+    f: Target, lo: Corner, hi: Corner, eps: float, *, max_tokens: int = 2_000, deadline: float | None = None
+) -> Iterator[Proposal]:
     """Heads of the smallest degree whose sampled error is within eps, then of higher degrees.
 
     f: (m, n) -> (m, k), analytic near the box (others converge too slowly to be found); lo, hi: (n,), or numbers for
     n = 1. Nothing is yielded beyond max_tokens, nor beyond a few hundred tokens. error_estimate is sampled, plus
-    rounding. Raises ValueError for bad arguments or where f is not finite.
+    rounding. deadline: of time.monotonic(), after which nothing more is yielded. Raises ValueError for bad arguments or
+    where f is not finite.
     """
     low, high = checked_box(lo, hi)
-    return _ladder(f, low, high, checked_eps(eps), max_tokens)
+    return until_deadline(_ladder(f, low, high, checked_eps(eps), max_tokens, deadline))
 
 
-def _ladder(f: Target, low: np.ndarray, high: np.ndarray, eps: float, max_tokens: int) -> Iterator[Proposal]:
+def _ladder(
+    f: Target, low: np.ndarray, high: np.ndarray, eps: float, max_tokens: int, deadline: float | None
+) -> Iterator[Proposal]:
     """The generator behind `propose_bernstein`, whose arguments are checked before the first proposal is asked for."""
+    check_deadline(deadline)
     n = len(low)
     points = box_samples(low, high, 1_501 if n == 1 else 1_500)
     problem = _Problem(f, low, high, points, checked_values(f, points))
@@ -239,7 +249,9 @@ def _ladder(f: Target, low: np.ndarray, high: np.ndarray, eps: float, max_tokens
     def fit(degree: int, near: _Fit | None) -> _Fit:
         if degree not in fits:
             full = near is None or comb(degree + n, n) <= _FULL_SCAN
-            fits[degree] = _fit(problem, degree, _STEEPNESSES if full or near is None else _nearby(near.steepness))
+            fits[degree] = _fit(
+                problem, degree, _STEEPNESSES if full or near is None else _nearby(near.steepness), deadline
+            )
         return fits[degree]
 
     yielded = -1
@@ -250,7 +262,7 @@ def _ladder(f: Target, low: np.ndarray, high: np.ndarray, eps: float, max_tokens
         if found.degree <= yielded:
             continue
         slopes, biases = problem.logits(found.degree, found.steepness)
-        error, rounding = sampled_error(slopes, biases, found.values, fine, fine_targets)
+        error, rounding = sampled_error(slopes, biases, found.values, fine, fine_targets, deadline)
         if error + rounding > 0.995 * eps:
             continue
         yielded = found.degree

@@ -32,6 +32,7 @@ from jaxtyping import Float
 
 from constructions.proposal import Proposal, Term
 from constructions.sharp.arguments import Corner, checked_box, checked_eps
+from constructions.sharp.deadline import DeadlinePassed, check_deadline
 from constructions.sharp.heat_series import HeatSeries, heat_series
 from constructions.sharp.lattice import Lattice, a_star, points_near_box
 from constructions.sharp.sampled_error import box_samples, sampled_error
@@ -39,6 +40,8 @@ from constructions.sharp.sampled_error import box_samples, sampled_error
 __all__ = ["LatticeChoice", "laplacian_head", "propose_laplacian"]
 
 _HIGHEST_ORDER = {1: 8, 2: 6}
+# How symbolic or numeric work ends on an expression for which there is nothing to propose.
+_INAPPLICABLE = (DeadlinePassed, ArithmeticError, ValueError, TypeError, RecursionError, MemoryError)
 # Shares of eps the search aims at, in order of increasing length.
 _TARGETS = (0.97, 0.85, 0.6, 0.3)
 # Products tokens * samples that a whole search may compute.
@@ -101,9 +104,11 @@ class _Problem:
     hi: Float[np.ndarray, " n"]
     points: Float[np.ndarray, "m n"]
     targets: Float[np.ndarray, "m k"]
+    deadline: float | None = None
 
     def head(self, choice: LatticeChoice) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Slopes, biases and values; None where f or a derivative is not finite at a key."""
+        check_deadline(self.deadline)
         keys = _keys(choice, self.lo, self.hi)
         if len(keys) == 0:
             return None
@@ -122,14 +127,17 @@ class _Problem:
         built = self.head(choice)
         if built is None:
             return 0, inf
-        return len(built[1]), sum(sampled_error(*built, self.points, self.targets))
+        return len(built[1]), sum(sampled_error(*built, self.points, self.targets, self.deadline))
 
 
-def _problem(series: HeatSeries, lo: np.ndarray, hi: np.ndarray, count: int) -> _Problem | None:
+def _problem(
+    series: HeatSeries, lo: np.ndarray, hi: np.ndarray, count: int, deadline: float | None = None
+) -> _Problem | None:
     """The target sampled at about `count` points; None where it is not finite."""
+    check_deadline(deadline)
     points = box_samples(lo, hi, count)
     targets = series.powers[0](points)
-    return _Problem(series, lo, hi, points, targets) if np.all(np.isfinite(targets)) else None
+    return _Problem(series, lo, hi, points, targets, deadline) if np.all(np.isfinite(targets)) else None
 
 
 @dataclass(frozen=True)
@@ -145,6 +153,7 @@ def _sizes(problem: _Problem) -> _Sizes:
     """Sup norms over the samples; Laplacian powers end at the first that is not finite in the box."""
     powers = []
     for power in problem.series.powers[1:]:
+        check_deadline(problem.deadline)
         size = float(np.max(np.abs(power(problem.points))))
         if not isfinite(size):
             break
@@ -243,7 +252,7 @@ def _proposal(problem: _Problem, choice: LatticeChoice, sizes: _Sizes) -> Propos
     built = problem.head(choice)
     if built is None:
         return None
-    error, rounding = sampled_error(*built, problem.points, problem.targets)
+    error, rounding = sampled_error(*built, problem.points, problem.targets, problem.deadline)
     # The sum over keys stands for the integral up to half a step beyond the outermost key.
     keys = _keys(choice, problem.lo, problem.hi)
     beyond = np.minimum(problem.lo - np.min(keys, axis=0), np.max(keys, axis=0) - problem.hi)
@@ -301,24 +310,40 @@ def propose_laplacian(
     eps: float,
     *,
     max_tokens: int = 20_000,
+    deadline: float | None = None,
 ) -> Iterator[Proposal]:
     """Heads for a smooth f given in closed form, with the fewest tokens found first, then with more slack.
 
     expr: an expression in `symbols`, or a list of k of them; lo, hi: (n,), or numbers for n = 1. Nothing is yielded
     where f is not smooth, not finite on the margin it would need, or needs more than max_tokens.
-    error_estimate is sampled, plus rounding. Raises ValueError for bad arguments.
+    Nor where symbolic work breaks down (too deep, integers too large). error_estimate is sampled, plus rounding.
+    deadline: of time.monotonic(), after which nothing more is yielded. Raises ValueError for bad arguments.
     """
     low, high = _checked_arguments(lo, hi, symbols)
     checked_eps(eps)
-    series = heat_series(expr, symbols, _HIGHEST_ORDER.get(len(low), 4))
-    return _ladder(series, low, high, float(eps), max_tokens)
+    try:
+        check_deadline(deadline)
+        series = heat_series(expr, symbols, _HIGHEST_ORDER.get(len(low), 4), deadline)
+    except (DeadlinePassed, ArithmeticError, RecursionError, MemoryError):
+        return iter(())
+    return _applicable(_ladder(series, low, high, float(eps), max_tokens, deadline))
 
 
-def _ladder(series: HeatSeries, low: np.ndarray, high: np.ndarray, eps: float, max_tokens: int) -> Iterator[Proposal]:
+def _applicable(proposals: Iterator[Proposal]) -> Iterator[Proposal]:
+    """The same proposals, ending without an error where the expression or a derivative cannot be evaluated."""
+    try:
+        yield from proposals
+    except _INAPPLICABLE:
+        return
+
+
+def _ladder(
+    series: HeatSeries, low: np.ndarray, high: np.ndarray, eps: float, max_tokens: int, deadline: float | None
+) -> Iterator[Proposal]:
     """The generator behind `propose_laplacian`, whose arguments are checked before the first proposal is asked for."""
     n = len(low)
-    coarse = _problem(series, low, high, 500 if n == 1 else 700)
-    fine = _problem(series, low, high, 4_001 if n == 1 else 4_000)
+    coarse = _problem(series, low, high, 500 if n == 1 else 700, deadline)
+    fine = _problem(series, low, high, 4_001 if n == 1 else 4_000, deadline)
     if coarse is None or fine is None:
         return
     sizes = _sizes(fine)

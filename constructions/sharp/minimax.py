@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from constructions.proposal import Proposal
+from constructions.sharp.deadline import DeadlinePassed, check_deadline
 from constructions.sharp.families import Exponents, exponents
 from constructions.sharp.rational import free_denominators
 from constructions.sharp.refine import refine
@@ -51,24 +52,29 @@ def propose_minimax(
     effort: float = 0.0,
     max_tokens: int = 400,
     breakpoints: Sequence[float] = (),
+    deadline: float | None = None,
 ) -> Iterator[Proposal]:
     """Heads whose sampled sup error on [lo, hi], rounding included, is below eps: the shortest found first.
 
     f: (m,) -> (m, k), evaluated once, on points of [lo, hi] only. effort: seconds of further search for shorter
     heads; 0 stops after a bounded amount of work. What follows the first proposal is computed when asked for: heads
     of the same length with more margin, then longer ones. Yields nothing if no head of at most max_tokens is found
-    or f is not finite somewhere; raises nothing.
+    or f is not finite somewhere; raises nothing. deadline: of time.monotonic(), after which the search stops with the
+    heads already found; without one (and without effort) no clock is read.
     """
     with np.errstate(all="ignore"):
         if not eps > 0 or max_tokens < 1:
             return
-        samples = sample(f, lo, hi, eps, breakpoints)
+        try:
+            samples = sample(f, lo, hi, eps, breakpoints, deadline)
+        except (DeadlinePassed, ArithmeticError, RecursionError):
+            return
         if samples is None:
             return
-        search = _Search(samples, eps, max_tokens)
+        search = _Search(samples, eps, max_tokens, limit=deadline)
         end = time.monotonic() + effort
-        # if a factorisation of extreme keys does not converge, what was found before stands
-        with contextlib.suppress(np.linalg.LinAlgError):
+        # if a factorisation of extreme keys does not converge or time is over, what was found before stands
+        with contextlib.suppress(np.linalg.LinAlgError, DeadlinePassed):
             search.run()
             if effort > 0:
                 search.deadline = end
@@ -83,7 +89,7 @@ def propose_minimax(
             with np.errstate(all="ignore"):
                 try:
                     head = search.spare(tokens, share)
-                except np.linalg.LinAlgError:
+                except (np.linalg.LinAlgError, DeadlinePassed):
                     head = None
             if head is not None:
                 yield _proposal(head)
@@ -108,12 +114,14 @@ class _Search:
 
     heads: best stored head of each length. scans: results of the linear method at each length, by exponents.
     elite: keys reached by refinement at each length, successful or not, best first.
+    deadline: when `effort` is over, which ends a refinement with its best; limit: when everything must, at once.
     """
 
     samples: Samples
     eps: float
     max_tokens: int
     deadline: float | None = None
+    limit: float | None = None
     heads: dict[int, StoredHead] = field(default_factory=dict)
     scans: dict[int, dict[Exponents, tuple[float, np.ndarray, np.ndarray]]] = field(default_factory=dict)
     elite: dict[int, list[tuple[float, np.ndarray, np.ndarray, Exponents]]] = field(default_factory=dict)
@@ -151,6 +159,7 @@ class _Search:
 
     def scan(self, tokens: int, candidates: Sequence[Exponents]) -> list[tuple[Exponents, float]]:
         """Run the linear method for these exponents; all that was tried at this length with its error, best first."""
+        check_deadline(self.limit)
         known = self.scans.setdefault(tokens, {})
         new = [member for member in dict.fromkeys(candidates) if member not in known]
         affordable = int(_BUDGET / 8 / self.price(tokens))
@@ -163,7 +172,9 @@ class _Search:
             # directions that only values of size 1/rank reach would cost more in rounding than they gain
             rank = float(np.clip(1e-15 / self.tolerance, 1e-14, 1e-6))
             signs = self.samples.signs
-            biases, errors = free_denominators(points, targets, signs, slopes, references, rank=rank)
+            biases, errors = free_denominators(
+                points, targets, signs, slopes, references, rank=rank, deadline=self.limit
+            )
             for i, member in enumerate(new):
                 known[member] = (float(errors[i]), slopes[i], biases[i])
         return self.ranked(tokens)
@@ -199,6 +210,7 @@ class _Search:
             lawson=lawson,
             log_floor=log_floor,
             clock=self.late,
+            deadline=self.limit,
         )
         order = np.argsort(result.error)
         pool = self.elite.setdefault(tokens, [])
@@ -225,6 +237,7 @@ class _Search:
                 lawson=25,
                 log_floor=log_floor,
                 clock=self.late,
+                deadline=self.limit,
             )
             self.spent += 3 * dense.work * self.price(tokens)
             if self.keep(dense.slopes[0], dense.biases[0], dense.values[0], origin, share):
@@ -233,7 +246,7 @@ class _Search:
 
     def keep(self, slopes, biases, values, origin: Exponents, share: float) -> bool:
         """Store this head if its error, rounding included, is below this share of what is allowed."""
-        head = store(self.samples, slopes, biases, values, origin)
+        head = store(self.samples, slopes, biases, values, origin, self.limit)
         accepted = head.total <= share * _MARGIN * self.eps
         if accepted and (head.length not in self.heads or head.total < self.heads[head.length].total):
             self.heads[head.length] = head
@@ -254,7 +267,7 @@ class _Search:
     def constant(self) -> bool:
         """One token, at the mid-range of the target."""
         origin = Exponents("equispaced", 0.0)
-        head = store(self.samples, np.zeros(1), np.zeros(1), np.zeros((1, self.samples.y.shape[1])), origin)
+        head = store(self.samples, np.zeros(1), np.zeros(1), np.zeros((1, self.samples.y.shape[1])), origin, self.limit)
         if head.total <= _MARGIN * self.eps:
             self.heads[1] = head
         return bool(self.heads)

@@ -5,12 +5,14 @@ First the heads of `tensor_search`, whose keys are free; after them, as fallback
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float
 
 from constructions.proposal import Proposal
+from constructions.sharp.deadline import DeadlinePassed
 from constructions.sharp.tensor_head import Head
 from constructions.sharp.tensor_problem import Candidate, Problem, accepted, normal_form, on_box
 from constructions.sharp.tensor_product import product_heads
@@ -30,6 +32,7 @@ def propose_minimax_nd(
     *,
     effort: float = 0.0,
     max_tokens: int = 4000,
+    deadline: float | None = None,
 ) -> Iterator[Proposal]:
     """Heads whose sampled sup error on the box [lo, hi] is at most eps, the shortest first.
 
@@ -38,6 +41,7 @@ def propose_minimax_nd(
     u sum_j w_j |v_j - g| (2 + |logit_j|) of what float64 evaluation rounds (u = 2^-53); it proves nothing.
     effort: seconds, roughly, to spend on shortening beyond the default. Work and memory are bounded, the result is
     deterministic. Yields nothing if f is not finite, n > 6, or no head of at most `max_tokens` tokens was found.
+    deadline: of time.monotonic(), after which the search stops with what it has; without one no clock is read.
     Raises ValueError for an empty box, or eps not positive.
     """
     lo, hi = np.asarray(lo, dtype=np.float64).ravel(), np.asarray(hi, dtype=np.float64).ravel()
@@ -47,11 +51,14 @@ def propose_minimax_nd(
         raise ValueError(f"eps = {eps}: needs a positive finite error; ask for one above the rounding level")
     if len(lo) > _MOST_VARIABLES:
         return
-    problem = normal_form(f, Box(lo, hi), float(eps))
-    if problem is None or max_tokens < 1:
+    try:
+        problem = normal_form(f, Box(lo, hi), float(eps), deadline)
+        if problem is None or max_tokens < 1:
+            return
+        constant = Head(np.zeros((1, problem.n)), np.zeros(1), np.zeros((1, problem.k)))
+        found = accepted(problem, constant, {"family": "constant", "shape": (1,), "span": (0.0,) * problem.n})
+    except (DeadlinePassed, ArithmeticError, RecursionError):
         return
-    constant = Head(np.zeros((1, problem.n)), np.zeros(1), np.zeros((1, problem.k)))
-    found = accepted(problem, constant, {"family": "constant", "shape": (1,), "span": (0.0,) * problem.n})
     if found is None:
         shortest = free_key_heads(problem, effort, max_tokens)
         yield from _in_order(problem, shortest, max_tokens)
@@ -87,6 +94,13 @@ def _in_order(problem: Problem, found: list[Candidate], max_tokens: int) -> Iter
 
 def _product_keys(problem: Problem, max_tokens: int) -> list[Candidate]:
     """The tensor grids of Gaussian keys that meet eps."""
-    heads = product_heads(problem.n, lambda points: problem.samples("product", points), problem.goal, max_tokens)
-    candidates = (accepted(problem, head, grid) for head, grid in heads)
-    return [candidate for candidate in candidates if candidate is not None]
+    heads = product_heads(
+        problem.n, lambda points: problem.samples("product", points), problem.goal, max_tokens, problem.deadline
+    )
+    found: list[Candidate] = []
+    with contextlib.suppress(DeadlinePassed):
+        for head, grid in heads:
+            candidate = accepted(problem, head, grid)
+            if candidate is not None:
+                found.append(candidate)
+    return found

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import nnls
 
+from constructions.sharp.deadline import check_deadline
 from constructions.sharp.mirror import fold, unfold
 from constructions.sharp.values import softmax_weights
 
@@ -29,12 +30,14 @@ def free_denominators(
     iterations: int = 4,
     floor: float = 1e-10,
     rank: float = 1e-14,
+    deadline: float | None = None,
 ) -> tuple[Float[np.ndarray, "c N"], Float[np.ndarray, " c"]]:
     """Biases found for each candidate's slopes, and the largest residual of the denominator-weighted best numerator.
 
     references: (c, N) biases of the reference basis; floor: smallest coefficient of a peak-one basis function in a
     denominator of mean one; rank: relative singular value below which a direction of the numerators is not used.
     The reference denominator is kept where nothing better is found. Candidates whose iteration breaks down get error inf.
+    Raises DeadlinePassed where `deadline` passes.
     """
     candidates, tokens = slopes.shape
     m = len(points)
@@ -50,6 +53,7 @@ def free_denominators(
     n = folded.shape[-1]
     numerators = []
     for sign in sorted(set(signs)):
+        check_deadline(deadline, 10.0 * candidates * m * n * n)
         outputs = [i for i, s in enumerate(signs) if s == sign]
         u, s, _ = np.linalg.svd(fold(basis, sign), full_matrices=False)
         # directions below rounding are dropped: zeroed here and again after each orthogonalisation
@@ -60,13 +64,17 @@ def free_denominators(
     alive = np.ones(candidates, dtype=bool)
     normal = folded.mean(axis=1)
     orthonormal = [numerator * kept for _, numerator, kept in numerators]
+    check_deadline(deadline, 6.0 * candidates * m * n * len(signs))
     best_error = _residual(targets, [outputs for outputs, _, _ in numerators], orthonormal)
     for _ in range(iterations):
         blocks = []
         for (outputs, _, _), q in zip(numerators, orthonormal, strict=True):
             for i in outputs:
+                check_deadline(deadline, 4.0 * candidates * m * n * n)
                 scaled = folded * (targets[:, i] / denominator)[..., None]
                 blocks.append(scaled - q @ (np.swapaxes(q, 1, 2) @ scaled))
+        # stacking the blocks, filling the system and its triangular factor
+        check_deadline(deadline, candidates * len(blocks) * m * n * (20.0 + 2.0 * n))
         matrix = np.concatenate(blocks, axis=1)
         matrix /= np.abs(matrix).max(axis=(1, 2), keepdims=True) + 1e-300
         matrix = np.concatenate([matrix, normal[:, None, :]], axis=1)
@@ -77,6 +85,7 @@ def free_denominators(
         reduced = np.asarray(np.linalg.qr(system, mode="r"))
         coefficients = np.ones((candidates, n))
         for c in np.flatnonzero(alive):
+            check_deadline(deadline)
             try:
                 coefficients[c] = floor + nnls(reduced[c, :, :-1], reduced[c, :, -1], maxiter=20 * n)[0]
             except (RuntimeError, ValueError):
@@ -86,7 +95,9 @@ def free_denominators(
         coefficients /= mean[:, None]
         denominator /= mean[:, None]
         for block, (_, numerator, kept) in enumerate(numerators):
+            check_deadline(deadline, 4.0 * candidates * m * n * n)
             orthonormal[block] = np.linalg.qr(numerator / denominator[..., None])[0] * kept
+        check_deadline(deadline, 6.0 * candidates * m * n * len(signs))
         error = _residual(targets, [outputs for outputs, _, _ in numerators], orthonormal)
         better = alive & (error < best_error)
         best_error = np.where(better, error, best_error)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from constructions.sharp.deadline import check_deadline
 from constructions.sharp.mirror import fold, unfold
 from constructions.sharp.values import Fit, fit_values, lawson_update, softmax_weights
 
@@ -55,17 +56,26 @@ def raise_peaks(
 
 
 def jacobian(
-    points: Float[np.ndarray, " m"], signs: tuple[int, ...], fit: Fit, omega: Float[np.ndarray, "c m"]
+    points: Float[np.ndarray, " m"],
+    signs: tuple[int, ...],
+    fit: Fit,
+    omega: Float[np.ndarray, "c m"],
+    deadline: float | None = None,
 ) -> tuple[Float[np.ndarray, "c rows p"], Float[np.ndarray, "c rows"]]:
-    """Projected Jacobian of the outputs in (slopes, biases), folded, and the weighted residuals, outputs stacked."""
+    """Projected Jacobian of the outputs in (slopes, biases), folded, and the weighted residuals, outputs stacked.
+
+    Raises DeadlinePassed where `deadline` passes.
+    """
     odd, even = (-1, 1) if any(signs) else (0, 0)
     blocks, residuals = [], []
     for _, outputs, basis in fit.bases:
         for i in outputs:
+            check_deadline(deadline, fit.weights.size * (30.0 + 8.0 * fit.weights.shape[2]))
             by_bias = fit.weights * (fit.values[:, None, :, i] - fit.outputs[:, :, None, i]) * omega[..., None]
             block = np.concatenate([fold(points[:, None] * by_bias, odd), fold(by_bias, even)], axis=2)
             blocks.append(block - basis @ (np.swapaxes(basis, 1, 2) @ block))
             residuals.append(fit.residuals[:, :, i] * omega)
+    check_deadline(deadline, 10.0 * len(blocks) * blocks[0].size)
     if len(blocks) == 1:
         return blocks[0], residuals[0]
     return np.concatenate(blocks, axis=1), np.concatenate(residuals, axis=1)
@@ -83,17 +93,18 @@ def refine(
     lawson: int = 25,
     log_floor: float = -23.0,
     clock: Callable[[], bool] = lambda: False,
+    deadline: float | None = None,
 ) -> Refined:
     """Minimise the largest residual from each start; stops early once one start is within `tolerance`.
 
-    clock: says when to give up.
+    clock: says when to give up with the best so far. Raises DeadlinePassed where `deadline` passes.
     """
     mirrored = any(signs)
     candidates, tokens = slopes.shape
     m = len(points)
     biases = raise_peaks(points, slopes, biases, log_floor, mirrored)
     omega = np.ones((candidates, m))
-    fit = fit_values(points, targets, signs, slopes, biases, omega)
+    fit = fit_values(points, targets, signs, slopes, biases, omega, deadline=deadline)
     best_error, best = fit.error, [slopes.copy(), biases.copy(), fit.values.copy()]
     best_error = np.where(np.isfinite(best_error), best_error, np.inf)
     live = np.arange(candidates)
@@ -107,7 +118,8 @@ def refine(
         if len(live) == 0 or best_error.min() <= tolerance or clock():
             break
         work += len(live)
-        matrix, residual = jacobian(points, signs, fit, omega)
+        matrix, residual = jacobian(points, signs, fit, omega, deadline)
+        check_deadline(deadline, matrix.size * (20.0 + 2.0 * matrix.shape[2]))
         scale = np.sqrt(np.einsum("cmp,cmp->cp", matrix, matrix))
         # a column of rounding noise (a gauge direction) must not move anything
         scale = np.where(
@@ -118,6 +130,7 @@ def refine(
         matrix = matrix / scale[:, None, :]
         matrix[~np.isfinite(matrix)] = 0.0
         normal = np.swapaxes(matrix, 1, 2) @ matrix
+        check_deadline(deadline, 10.0 * normal.size * normal.shape[2])
         eigenvalues, vectors = np.linalg.eigh(normal)
         eigenvalues = np.maximum(eigenvalues, 0.0)
         gradient = np.einsum("cmp,cm->cp", matrix, np.nan_to_num(residual))
@@ -135,7 +148,7 @@ def refine(
             trial_slopes = slopes[pending] + unfold(d[:, :half], -1 if mirrored else 0, tokens)
             trial_biases = biases[pending] + unfold(d[:, half:], 1 if mirrored else 0, tokens)
             trial_biases = raise_peaks(points, trial_slopes, trial_biases, log_floor, mirrored)
-            trial = fit_values(points, targets, signs, trial_slopes, trial_biases, omega[pending])
+            trial = fit_values(points, targets, signs, trial_slopes, trial_biases, omega[pending], deadline=deadline)
             better = trial.cost < fit.cost[pending]
             accepted = pending[better]
             if len(accepted):
@@ -169,7 +182,7 @@ def refine(
             updated = lawson_update(omega[to_lawson], fit.residuals[to_lawson])
             omega = omega.copy()
             omega[to_lawson] = updated
-            refit = fit_values(points, targets, signs, slopes[to_lawson], biases[to_lawson], updated)
+            refit = fit_values(points, targets, signs, slopes[to_lawson], biases[to_lawson], updated, deadline=deadline)
             fit = _replace(fit, np.flatnonzero(to_lawson), refit, np.ones(len(updated), dtype=bool))
             damping[to_lawson] = np.minimum(damping[to_lawson], 1e-2)
         if drop.any():

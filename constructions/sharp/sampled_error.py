@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import qmc
 
+from constructions.sharp.deadline import check_deadline
+
 __all__ = ["box_samples", "sampled_error"]
 
 _UNIT_ROUNDOFF = 2.0**-53
@@ -35,16 +37,18 @@ def sampled_error(
     values: Float[np.ndarray, "tokens k"],
     points: Float[np.ndarray, "m n"],
     targets: Float[np.ndarray, "m k"],
+    deadline: float | None = None,
 ) -> tuple[float, float]:
     """Largest |g - f| at the points, and the largest rounding estimate u sum_j w_j |v_j - g| (2 + |logit_j|).
 
     |logit_j| is taken as sum_i |slopes_ji x_i| + |biases_j|: products and bias round on their own, however much of
-    them cancels.
+    them cancels. Raises DeadlinePassed where `deadline` passes.
     """
     error = rounding = 0.0
     rows = max(1, _CHUNK // len(biases))
     sizes = np.abs(slopes)
     for start in range(0, len(points), rows):
+        check_deadline(deadline)
         x, f = points[start : start + rows], targets[start : start + rows]
         logits = x @ slopes.T + biases
         weights = np.exp(logits - np.max(logits, axis=1, keepdims=True))
@@ -53,6 +57,7 @@ def sampled_error(
         error = max(error, float(np.max(np.abs(g - f))))
         parts = weights * (2 + np.abs(x) @ sizes.T + np.abs(biases))
         for output in range(values.shape[1]):
+            check_deadline(deadline)
             spread = np.sum(parts * np.abs(values[:, output] - g[:, output, None]), axis=1)
             rounding = max(rounding, _UNIT_ROUNDOFF * float(np.max(spread)))
     return error, rounding

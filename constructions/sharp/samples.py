@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.fft import dct
 
+from constructions.sharp.deadline import check_deadline
+
 __all__ = ["Samples", "sample"]
 
 _FINE = 2048
@@ -96,18 +98,25 @@ def _grid(fine: int, lo: float, hi: float, breakpoints: Sequence[float]) -> tupl
 
 
 def sample(
-    f: Callable[[np.ndarray], np.ndarray], lo: float, hi: float, eps: float, breakpoints: Sequence[float] = ()
+    f: Callable[[np.ndarray], np.ndarray],
+    lo: float,
+    hi: float,
+    eps: float,
+    breakpoints: Sequence[float] = (),
+    deadline: float | None = None,
 ) -> Samples | None:
     """Sample f: (m,) -> (m, k) on [lo, hi], finer if 2049 Chebyshev points do not resolve it to eps.
 
-    Returns None where a value is not finite or the interval has no interior.
+    Returns None where a value is not finite or the interval has no interior. Raises DeadlinePassed where `deadline` passes.
     """
     if not (np.isfinite(lo) and np.isfinite(hi) and lo < hi):
         return None
     fine, points = _FINE, list(breakpoints)
     while True:
+        check_deadline(deadline)
         x, t, regular = _grid(fine, lo, hi, points)
         values = np.asarray(f(x), dtype=np.float64).reshape(len(x), -1)
+        check_deadline(deadline, 30.0 * values.size)
         if not np.isfinite(values).all():
             return None
         top, bottom = values.max(axis=0), values.min(axis=0)
@@ -116,6 +125,8 @@ def sample(
         if not 0.0 < scale < np.inf:
             scale = 1.0
         y = (values - offset) / scale
+        # a cosine transform, then bends: a few passes over all values
+        check_deadline(deadline, 200.0 * values.size)
         degree = _degree(y[regular], eps / scale)
         steepest = _steepest(t, y)
         if degree < fine // 8 or fine >= _FINEST:
@@ -124,6 +135,7 @@ def sample(
         if not breakpoints:
             # on both sides of the centre, so that the grid stays symmetric
             points = [0.5 * lo + 0.5 * hi + s * steepest * (0.5 * hi - 0.5 * lo) for s in (-1, 1)]
+    check_deadline(deadline, 100.0 * values.size)
     centre, radius = 0.5 * lo + 0.5 * hi, 0.5 * hi - 0.5 * lo
     signs = _signs(y[regular], offset, scale)
     centred = y[regular]

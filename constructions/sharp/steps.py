@@ -27,6 +27,7 @@ from jaxtyping import Float
 
 from constructions.proposal import Proposal, Term
 from constructions.sharp.arguments import checked_eps, checked_values
+from constructions.sharp.deadline import check_deadline, until_deadline
 
 __all__ = ["propose_steps"]
 
@@ -59,12 +60,15 @@ class _Partition:
         return 0.5 * float(np.max(self.high - self.low))
 
 
-def _sampled(f: Target, lo: float, hi: float, eps: float) -> tuple[np.ndarray, np.ndarray] | None:
+def _sampled(
+    f: Target, lo: float, hi: float, eps: float, deadline: float | None
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Points and values of f, refined until neighbours differ by little; None if that takes too many points."""
     x = np.linspace(lo, hi, _FIRST_SAMPLES)
     y = checked_values(f, x)
     # The grid halves at most until neighbouring floats are reached.
     for _ in range(60):
+        check_deadline(deadline)
         step = np.diff(y, axis=0)
         turns = np.any(step[:-1] * step[1:] < 0, axis=1)
         extremal = np.append(turns, False) | np.insert(turns, 0, False)
@@ -81,7 +85,7 @@ def _sampled(f: Target, lo: float, hi: float, eps: float) -> tuple[np.ndarray, n
     return x, y
 
 
-def _greedy(x: np.ndarray, y: np.ndarray, rho: float, most: int) -> _Partition | None:
+def _greedy(x: np.ndarray, y: np.ndarray, rho: float, most: int, deadline: float | None) -> _Partition | None:
     """Cells as long as they can be with variation <= 2 rho, on the polygon through the samples; None beyond `most`."""
     cuts, low, high = [], [], []
     start, begin = 0, y[0]
@@ -92,6 +96,7 @@ def _greedy(x: np.ndarray, y: np.ndarray, rho: float, most: int) -> _Partition |
         below, above = begin, begin
         first = start
         while first < len(x):
+            check_deadline(deadline)
             # Extremes so far, in blocks: what a cell costs is proportional to the samples in it.
             block = y[first : first + stride]
             lows = np.minimum(np.minimum.accumulate(block, axis=0), below)
@@ -126,13 +131,13 @@ def _greedy(x: np.ndarray, y: np.ndarray, rho: float, most: int) -> _Partition |
         start = index
 
 
-def _evened(x: np.ndarray, y: np.ndarray, partition: _Partition, rho: float) -> _Partition:
+def _evened(x: np.ndarray, y: np.ndarray, partition: _Partition, rho: float, deadline: float | None) -> _Partition:
     """The same number of cells with the smallest variation: greedy leaves a nearly empty last cell."""
     best, lower, upper = partition, 0.0, rho
     # With very many cells the last one hardly matters, and each trial costs a pass over all samples.
     for _ in range(max(3, min(14, 30_000 // len(partition.low)))):
         middle = 0.5 * (lower + upper)
-        trial = _greedy(x, y, middle, len(partition.low))
+        trial = _greedy(x, y, middle, len(partition.low), deadline)
         if trial is None:
             lower = middle
         else:
@@ -196,7 +201,14 @@ def _logits(partition: _Partition, kappa: np.ndarray, middle: float) -> tuple[np
 
 
 def _proposal(
-    f: Target, partition: _Partition, x: np.ndarray, y: np.ndarray, lo: float, hi: float, eps: float
+    f: Target,
+    partition: _Partition,
+    x: np.ndarray,
+    y: np.ndarray,
+    lo: float,
+    hi: float,
+    eps: float,
+    deadline: float | None,
 ) -> Proposal | None:
     """The head on this partition, at the smallest sharpness whose sampled error leaves half of the slack."""
     values = 0.5 * (partition.low + partition.high)
@@ -206,6 +218,7 @@ def _proposal(
         return None
     theta = 0.5 * slack
     for _ in range(6):
+        check_deadline(deadline)
         kappa = _sharpness(partition, x, y, theta, eps)
         points = _check_points(partition, kappa, lo, hi)
         error = max(
@@ -231,32 +244,37 @@ def _proposal(
     return Proposal(slopes, biases, values, "covering", grid, terms, error_estimate=error + rounding)
 
 
-def propose_steps(f: Target, lo: float, hi: float, eps: float, *, max_tokens: int = 100_000) -> Iterator[Proposal]:
+def propose_steps(
+    f: Target, lo: float, hi: float, eps: float, *, max_tokens: int = 100_000, deadline: float | None = None
+) -> Iterator[Proposal]:
     """Heads on the fewest intervals on which the known f varies by at most 2 eps, then with more slack.
 
     f: (m,) -> (m, k), continuous; sampled at up to 1.5 million points of [lo, hi]. Nothing is yielded beyond max_tokens,
     nor where f jumps by more than 2 eps (a head is continuous) or varies too fast to be resolved by samples.
+    deadline: of time.monotonic(), after which nothing more is yielded.
     error_estimate is sampled, plus rounding. Raises ValueError for bad arguments or where f is not finite.
     """
     if not (isfinite(lo) and isfinite(hi) and lo < hi):
         raise ValueError(f"lo must lie below hi and both must be finite, got lo = {lo}, hi = {hi}.")
-    return _ladder(f, float(lo), float(hi), checked_eps(eps), max_tokens)
+    return until_deadline(_ladder(f, float(lo), float(hi), checked_eps(eps), max_tokens, deadline))
 
 
-def _ladder(f: Target, lo: float, hi: float, eps: float, max_tokens: int) -> Iterator[Proposal]:
+def _ladder(f: Target, lo: float, hi: float, eps: float, max_tokens: int, deadline: float | None) -> Iterator[Proposal]:
     """The generator behind `propose_steps`, whose arguments are checked before the first proposal is asked for."""
-    sampled = _sampled(f, lo, hi, eps)
+    check_deadline(deadline)
+    sampled = _sampled(f, lo, hi, eps, deadline)
     if sampled is None:
         return
     x, y = sampled
     longest = 0
     for slack in _SLACKS:
-        partition = _greedy(x, y, (1 - slack) * eps, max_tokens)
+        partition = _greedy(x, y, (1 - slack) * eps, max_tokens, deadline)
         if partition is None:
             return
         if len(partition.low) <= longest:
             continue
-        proposal = _proposal(f, _evened(x, y, partition, (1 - slack) * eps), x, y, lo, hi, eps)
+        evened = _evened(x, y, partition, (1 - slack) * eps, deadline)
+        proposal = _proposal(f, evened, x, y, lo, hi, eps, deadline)
         if proposal is not None:
             longest = proposal.length
             yield proposal

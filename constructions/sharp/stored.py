@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from constructions.sharp.deadline import check_deadline
 from constructions.sharp.families import Exponents
 from constructions.sharp.samples import Samples
 
@@ -46,13 +47,16 @@ def store(
     biases: Float[np.ndarray, " N"],
     values: Float[np.ndarray, "N k"],
     origin: Exponents,
+    deadline: float | None = None,
 ) -> StoredHead:
     """The head in the target's own coordinates, with its error as float64 evaluates it on the fine grid.
 
     A common affine function of x added to all logits does not change a softmax. What rounds are the logits of the
     tokens that carry weight, near the upper envelope max_j s_j, which is convex: its best affine approximation, with
     the slope of its chord (Chebyshev), is subtracted.
+    Raises DeadlinePassed where `deadline` passes.
     """
+    check_deadline(deadline, len(samples.x) * len(biases) * (60.0 + 8.0 * values.shape[1]))
     ends = np.array([(biases - slopes).max(), (biases + slopes).max()])
     slopes = slopes - 0.5 * (ends[1] - ends[0])
     stored = slopes / samples.radius

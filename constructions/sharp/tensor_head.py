@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from constructions.sharp.deadline import check_deadline
 from constructions.sharp.tensor_samples import Samples
 
 __all__ = ["Head", "drop_tokens", "head_error", "lawson_values", "log_normaliser", "softmax_weights"]
@@ -60,14 +61,20 @@ def log_normaliser(
     return top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
 
 
-def head_error(head: Head, samples: Samples, batch: int = 1 << 22) -> tuple[float, np.ndarray]:
+def head_error(
+    head: Head, samples: Samples, batch: int = 1 << 22, deadline: float | None = None
+) -> tuple[float, np.ndarray]:
     """max_x |g(x) - f(x)| over the samples, largest coordinate (inf if not finite), and where it is near its largest.
 
-    The second is the indices of the up to 64 worst samples.
+    The second is the indices of the up to 64 worst samples. Raises DeadlinePassed where `deadline` passes.
     """
     rows = max(1, batch // max(1, head.length))
     parts = [slice(start, start + rows) for start in range(0, len(samples.points), rows)]
-    size = np.concatenate([np.abs(head(samples.points[p]) - samples.values[p]).max(axis=1) for p in parts])
+    sizes = []
+    for part in parts:
+        check_deadline(deadline)
+        sizes.append(np.abs(head(samples.points[part]) - samples.values[part]).max(axis=1))
+    size = np.concatenate(sizes)
     size[~np.isfinite(size)] = np.inf
     return float(size.max()), np.argsort(size)[-64:]
 
@@ -78,14 +85,19 @@ def drop_tokens(head: Head, gone: np.ndarray) -> Head:
 
 
 def lawson_values(
-    head: Head, samples: Samples, emphasis: Float[np.ndarray, " points"], steps: int, cutoff: float = 1e-14
+    head: Head,
+    samples: Samples,
+    emphasis: Float[np.ndarray, " points"],
+    steps: int,
+    cutoff: float = 1e-14,
+    deadline: float | None = None,
 ) -> Head:
     """Values that nearly minimise the sampled sup error for the head's keys, started from weights `emphasis`.
 
     For given keys the best values solve a linear Chebyshev problem. Lawson's algorithm (1961): weighted least
     squares, weights multiplied by |residual| (here by its square root, which is slower and steadier) after each
     step; the best iterate is kept, the given values included. Least squares by SVD with columns scaled to unit
-    norm, directions below `cutoff` dropped, which bounds the values.
+    norm, directions below `cutoff` dropped, which bounds the values. Raises DeadlinePassed where `deadline` passes.
     """
     weights = softmax_weights(samples.points, head.slopes, head.biases)
 
@@ -95,6 +107,7 @@ def lawson_values(
     best, best_error = head.values, float(residual(head.values).max())
     row = emphasis.copy()
     for _ in range(steps):
+        check_deadline(deadline, 10.0 * weights.size * weights.shape[1])
         matrix = weights * row[:, None]
         scale = np.maximum(np.linalg.norm(matrix, axis=0), 1e-150)
         try:

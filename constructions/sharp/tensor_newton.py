@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, solve_triangular
 
+from constructions.sharp.deadline import check_deadline
 from constructions.sharp.tensor_head import Head, softmax_weights
 from constructions.sharp.tensor_samples import Samples
 
@@ -72,16 +73,26 @@ def newton_work(tokens: int, points: int, n: int, k: int) -> float:
     return 1e7 + points * tokens * (tokens + 60.0) + k * wide * (points + tokens) * (wide + 2.0 * tokens) + wide**3
 
 
-def _solve(slopes: np.ndarray, biases: np.ndarray, samples: Samples, row: np.ndarray, ridge: float) -> _State | None:
+def _solve(
+    slopes: np.ndarray,
+    biases: np.ndarray,
+    samples: Samples,
+    row: np.ndarray,
+    ridge: float,
+    deadline: float | None = None,
+) -> _State | None:
     """Values by the ridge problem at the given keys; None where it breaks down numerically.
 
     By Cholesky where the ridge is above the rounding of the Gram matrix, else by orthogonal triangularisation of
     [R W / norms; sqrt(ridge)], about four times the work.
     """
+    points, tokens = len(row), len(biases)
+    check_deadline(deadline, 60.0 * points * tokens)
     weights = softmax_weights(samples.points, slopes, biases)
     norms = np.sqrt(np.sum((weights * row[:, None]) ** 2, axis=0) + 1e-12 * len(row))
     scaled = weights * row[:, None] / norms
     target = samples.values * row[:, None]
+    check_deadline(deadline, (2.0 if ridge >= _CHOLESKY_RIDGE else 6.0) * points * tokens**2)
     try:
         if ridge >= _CHOLESKY_RIDGE:
             gram = scaled.T @ scaled
@@ -104,7 +115,9 @@ def _solve(slopes: np.ndarray, biases: np.ndarray, samples: Samples, row: np.nda
     return _State(Head(slopes, biases, values), scaled, basis, residual, cost, ridge < _CHOLESKY_RIDGE)
 
 
-def _normal_equations(state: _State, samples: Samples, row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _normal_equations(
+    state: _State, samples: Samples, row: np.ndarray, deadline: float | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gauss-Newton matrix and gradient of the reduced cost in (biases, slopes axis by axis), and diag(J^T R^2 J)."""
     points, tokens = state.weights.shape
     n = samples.points.shape[1]
@@ -112,6 +125,7 @@ def _normal_equations(state: _State, samples: Samples, row: np.ndarray) -> tuple
     matrix, gradient, diagonal = np.zeros((wide, wide)), np.zeros(wide), np.zeros(wide)
     jacobian = np.empty((points, wide), order="F")
     for c in range(samples.values.shape[1]):
+        check_deadline(deadline, 20.0 * points * wide)
         output = state.residual[:, c] + samples.values[:, c]
         block = jacobian[:, :tokens]
         np.multiply(state.weights, state.head.values[:, c] - output[:, None], out=block)
@@ -119,7 +133,9 @@ def _normal_equations(state: _State, samples: Samples, row: np.ndarray) -> tuple
             np.multiply(block, samples.points[:, i : i + 1], out=jacobian[:, (i + 1) * tokens : (i + 2) * tokens])
         diagonal += np.einsum("ij,ij->j", jacobian, jacobian)
         gradient += jacobian.T @ (state.residual[:, c] * row)
+        check_deadline(deadline, 2.0 * points * wide * tokens)
         cross = state.basis.T @ jacobian
+        check_deadline(deadline, points * wide * (2.0 * wide + (2.0 * tokens if state.orthogonal else 0.0)))
         if state.orthogonal:  # projected first: the difference below would cancel where little is left
             jacobian -= state.basis @ cross
             matrix += jacobian.T @ jacobian
@@ -140,6 +156,7 @@ def fit_head(
     stop_rms: float = 0.0,
     horizon: int = 0,
     ridge: float = 1e-13,
+    deadline: float | None = None,
 ) -> Fit | None:
     """Improve all parameters of `head` on the samples by at most `steps` Levenberg-Marquardt steps.
 
@@ -147,20 +164,22 @@ def fit_head(
     |residual|^sharpen after every step (Lawson), which drives the fit towards the smallest sup error.
     stop_sup, stop_rms: stop as soon as the fit-grid error is below. horizon: if positive, stop when at the rate of the
     last five steps the root mean square would not reach `stop_rms` within that many more. Returns the best iterate (in sup when sharpening, else the
-    last, which has the least mean square), or None if not even the start could be evaluated.
+    last, which has the least mean square), or None if not even the start could be evaluated. Raises DeadlinePassed
+    where `deadline` passes.
     """
     row = np.ones(len(samples.points)) if emphasis is None else emphasis
-    state = _solve(head.slopes, head.biases, samples, row, ridge)
+    state = _solve(head.slopes, head.biases, samples, row, ridge, deadline)
     if state is None:
         return None
     tokens, n = head.slopes.shape
     best, best_row, history, importance, used = state, row, [state.rms], np.ones(tokens), 0
     while used < steps:
         used += 1
-        matrix, gradient, diagonal = _normal_equations(state, samples, row)
+        matrix, gradient, diagonal = _normal_equations(state, samples, row, deadline)
         importance = np.abs(np.diag(matrix)[:tokens])
         trial = None
         while damping <= _DAMPING[1]:
+            check_deadline(deadline, len(matrix) ** 3 / 3.0)
             damped = matrix.copy()
             damped[np.diag_indices_from(damped)] += damping * (diagonal + 1e-3 * max(float(diagonal.max()), 1e-300))
             try:
@@ -169,7 +188,7 @@ def fit_head(
                 damping *= 8.0
                 continue
             slopes = state.head.slopes + move[tokens:].reshape(n, tokens).T
-            trial = _solve(slopes, state.head.biases + move[:tokens], samples, row, ridge)
+            trial = _solve(slopes, state.head.biases + move[:tokens], samples, row, ridge, deadline)
             if trial is not None and trial.cost < state.cost:
                 break
             trial = None
@@ -188,7 +207,7 @@ def fit_head(
             size = np.abs(state.residual).max(axis=1)
             row = row * np.maximum(size / max(state.sup, 1e-300), 1e-2) ** sharpen
             row = row / np.sqrt(np.mean(row**2))
-            again = _solve(state.head.slopes, state.head.biases, samples, row, ridge)
+            again = _solve(state.head.slopes, state.head.biases, samples, row, ridge, deadline)
             if again is None:
                 break
             state = again

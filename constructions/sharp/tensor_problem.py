@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
+from constructions.sharp.deadline import check_deadline
 from constructions.sharp.tensor_head import Head, head_error, softmax_weights
 from constructions.sharp.tensor_newton import Fit
 from constructions.sharp.tensor_samples import (
@@ -40,7 +41,7 @@ class Candidate:
 
 @dataclass(eq=False)
 class Problem:
-    """The target in normal form, its samples, and the work left. The one mutable thing here."""
+    """The target in normal form, its samples, the work done and when to stop. The one mutable thing here."""
 
     f: Target
     box: Box
@@ -48,6 +49,7 @@ class Problem:
     centre: Float[np.ndarray, " k"]
     scale: float
     metric: Float[np.ndarray, "n n"]
+    deadline: float | None = None
     work: float = 0.0
     grids: dict[tuple[str, int], Samples] = field(default_factory=dict)
 
@@ -72,6 +74,7 @@ class Problem:
     def samples(self, kind: str, points: np.ndarray) -> Samples:
         key = (kind, len(points))
         if key not in self.grids:
+            check_deadline(self.deadline)
             raw = sample(self.f, self.box, points)
             self.grids[key] = Samples(points, (raw.values - self.centre) / self.scale)
         return self.grids[key]
@@ -96,8 +99,9 @@ class Problem:
         return int(min(per_axis**self.n, 80_000, max(15_000, int(1e8) // tokens)))
 
 
-def normal_form(f: Target, box: Box, eps: float) -> Problem | None:
+def normal_form(f: Target, box: Box, eps: float, deadline: float | None = None) -> Problem | None:
     """Move and scale the target to sup norm 1 about its mid-range; None where a sample is not finite."""
+    check_deadline(deadline)
     n = len(box.lo)
     probe = sample(f, box, fit_points(n, min(20_000, max(1000, 9**n))))
     if not np.all(np.isfinite(probe.values)):
@@ -108,7 +112,7 @@ def normal_form(f: Target, box: Box, eps: float) -> Problem | None:
     if not np.isfinite(scale):
         return None
     scale = scale if scale > 0.0 else 1.0
-    return Problem(f, box, eps, centre, scale, _gradient_metric(probe, scale))
+    return Problem(f, box, eps, centre, scale, _gradient_metric(probe, scale), deadline)
 
 
 def _gradient_metric(probe: Samples, scale: float) -> Float[np.ndarray, "n n"]:
@@ -144,6 +148,7 @@ def rounding_estimate(problem: Problem, head: Head) -> float:
     logits = np.abs(problem.box.point(points)) @ np.abs(actual.slopes).T + np.abs(actual.biases)
     weights_logits, outputs, size = weights * (2.0 + logits), weights @ head.values, 0.0
     for c in range(problem.k):
+        check_deadline(problem.deadline, 5.0 * weights.size)
         spread = np.abs(head.values[:, c] - outputs[:, c : c + 1])
         size = max(size, float(np.max(np.sum(weights_logits * spread, axis=1))))
     offset = float(np.abs(problem.centre).max()) / problem.scale
@@ -158,7 +163,7 @@ def accepted(problem: Problem, head: Head, grid: dict[str, object], fit: Fit | N
     head = head.recentred(check_points(problem.n, 1500))
     error = rounding_estimate(problem, head)
     if error < problem.goal:
-        coarse, worst = head_error(head, samples)
+        coarse, worst = head_error(head, samples, deadline=problem.deadline)
         error += coarse
         if error <= _ACCEPT * problem.goal:
             error += max(
@@ -179,6 +184,8 @@ def _local_error(problem: Problem, head: Head, peaks: np.ndarray, spacing: float
         offsets = tensor_points([np.linspace(-spacing, spacing, ticks)] * n)
         points = np.clip((peaks[:, None, :] + offsets).reshape(-1, n), -1.0, 1.0)
         raw = sample(problem.f, problem.box, points)
-        error, order = head_error(head, Samples(points, (raw.values - problem.centre) / problem.scale))
+        error, order = head_error(
+            head, Samples(points, (raw.values - problem.centre) / problem.scale), deadline=problem.deadline
+        )
         worst, peaks, spacing = max(worst, error), points[order], 2.0 * spacing / (ticks - 1)
     return worst

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from scipy.linalg import svd
 from scipy.special import gammaln
 
+from constructions.sharp.deadline import check_deadline
 from constructions.sharp.tensor_head import Head, softmax_weights
 from constructions.sharp.tensor_lattice import parabola_keys
 from constructions.sharp.tensor_samples import Samples, chebyshev_axis, tensor_points
@@ -68,10 +69,13 @@ def _applied(matrix: np.ndarray, tensor: np.ndarray, axis: int) -> np.ndarray:
     return np.moveaxis(np.tensordot(matrix, tensor, axes=(1, axis)), 0, axis)
 
 
-def _shortest_axis(tensor: np.ndarray, axis: int, goal: float, points: np.ndarray) -> AxisKeys | None:
+def _shortest_axis(
+    tensor: np.ndarray, axis: int, goal: float, points: np.ndarray, deadline: float | None
+) -> AxisKeys | None:
     """Fewest keys, over the families, whose weights reproduce the samples along one axis to `goal` in sup norm."""
 
     def enough(keys: AxisKeys) -> bool:
+        check_deadline(deadline, 4.0 * tensor.size * (len(keys.biases) + 4.0))
         seen = _applied(keys.basis.T, tensor, axis)
         return float(np.abs(tensor - _applied(keys.basis, seen, axis)).max()) <= goal
 
@@ -91,11 +95,16 @@ def _shortest_axis(tensor: np.ndarray, axis: int, goal: float, points: np.ndarra
 
 
 def product_heads(
-    n: int, sampled: Callable[[np.ndarray], Samples], goal: float, max_tokens: int
+    n: int,
+    sampled: Callable[[np.ndarray], Samples],
+    goal: float,
+    max_tokens: int,
+    deadline: float | None = None,
 ) -> Iterator[tuple[Head, dict[str, object]]]:
     """Heads on tensor grids of keys, for smaller and smaller error along the axes; nothing where an axis fails.
 
-    sampled maps points (m, n) of the reference cube to the target's samples there; goal is the sup error aimed at.
+    sampled maps points (m, n) of the reference cube to the target's samples there; goal is the sup error aimed at. Raises
+    DeadlinePassed where `deadline` passes.
     """
     count = _SAMPLES[n - 1] if n <= len(_SAMPLES) else 0
     if count == 0:
@@ -106,7 +115,7 @@ def product_heads(
     for share in (0.6, 0.25, 0.08):
         axes: list[AxisKeys] = []
         for axis in range(n):
-            keys = _shortest_axis(tensor, axis, share * goal, points)
+            keys = _shortest_axis(tensor, axis, share * goal, points, deadline)
             if keys is None:
                 return
             axes.append(keys)

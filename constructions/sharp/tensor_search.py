@@ -8,10 +8,12 @@ towards the smallest sup error. Work is counted in floating-point operations, so
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
 
+from constructions.sharp.deadline import DeadlinePassed, check_deadline
 from constructions.sharp.tensor_head import Head, drop_tokens, lawson_values, log_normaliser, softmax_weights
 from constructions.sharp.tensor_lattice import lattice_points, parabola_keys
 from constructions.sharp.tensor_newton import Fit, fit_head, newton_work
@@ -28,6 +30,14 @@ _LAWSON_TOKENS = 150  # longest prefix whose values are polished by singular val
 def free_key_heads(problem: Problem, effort: float, max_tokens: int) -> list[Candidate]:
     """Climb in length until least squares succeeds, drop tokens while it does, sharpen, and go on shortening."""
     found: list[Candidate] = []
+    # time over: what was found before stands
+    with contextlib.suppress(DeadlinePassed):
+        _climb(problem, effort, max_tokens, found)
+    return found
+
+
+def _climb(problem: Problem, effort: float, max_tokens: int, found: list[Candidate]) -> None:
+    """Append to `found`; raises DeadlinePassed."""
     tokens, hopeless, last = 2, 0, None
     errors: list[tuple[int, float]] = []
     limit = _BASE_WORK[1] * 3 + effort * _RATE
@@ -59,7 +69,6 @@ def free_key_heads(problem: Problem, effort: float, max_tokens: int) -> list[Can
     if found:
         budget = problem.work + min(max(_BASE_WORK[0], 1.0 * problem.work), _BASE_WORK[1]) + effort * _RATE
         _shorten(problem, found, budget, effort * _RATE)
-    return found
 
 
 def _next_length(problem: Problem, tokens: int, errors: list[tuple[int, float]]) -> tuple[int, float]:
@@ -99,6 +108,7 @@ def _grown(problem: Problem, head: Head, extra: int) -> Head:
     residual = np.abs(weights @ head.values - samples.values).max(axis=1)
     slopes, biases, values = [head.slopes], [head.biases], [head.values]
     for _ in range(extra):
+        check_deadline(problem.deadline)
         z = int(np.argmax(residual))
         slope = weights[z] @ head.slopes
         slopes.append(slope[None])
@@ -115,7 +125,9 @@ def _smooth(problem: Problem, head: Head, patience: float = 1.0) -> Fit | None:
     samples = problem.fit_grid(tokens)
     horizon = int(patience * np.clip(2e5 / tokens**2, 40, 200))
     stop, ridge = 0.25 * problem.goal, problem.ridge(tokens)
-    fit = fit_head(head, samples, steps=2 * horizon, horizon=horizon, stop_rms=stop, ridge=ridge)
+    fit = fit_head(
+        head, samples, steps=2 * horizon, horizon=horizon, stop_rms=stop, ridge=ridge, deadline=problem.deadline
+    )
     problem.work += (1 + (fit.steps if fit else 0)) * newton_work(tokens, len(samples.points), problem.n, problem.k)
     return fit
 
@@ -131,7 +143,14 @@ def _sharpened(problem: Problem, fit: Fit) -> Candidate | None:
         return None
     samples = problem.fit_grid(tokens, 2.0)
     sharp = fit_head(
-        fit.head, samples, steps=20, sharpen=0.15, damping=fit.damping, stop_sup=0.8 * goal, ridge=problem.ridge(tokens)
+        fit.head,
+        samples,
+        steps=20,
+        sharpen=0.15,
+        damping=fit.damping,
+        stop_sup=0.8 * goal,
+        ridge=problem.ridge(tokens),
+        deadline=problem.deadline,
     )
     steps = 1 + (sharp.steps if sharp else 0)
     problem.work += steps * newton_work(tokens, len(samples.points), problem.n, problem.k)
@@ -143,7 +162,7 @@ def _sharpened(problem: Problem, fit: Fit) -> Candidate | None:
     if found is None and tokens <= _LAWSON_TOKENS:
         samples = problem.fit_grid(tokens, 3.0)
         problem.work += 5 * 30.0 * tokens**2 * len(samples.points)
-        head = lawson_values(sharp.head, samples, np.ones(len(samples.points)), 5)
+        head = lawson_values(sharp.head, samples, np.ones(len(samples.points)), 5, deadline=problem.deadline)
         found = accepted(problem, head, grid, sharp)
     return found
 
@@ -202,6 +221,13 @@ def _shorten(problem: Problem, found: list[Candidate], budget: float, extra: flo
 
 def roomier_heads(problem: Problem, shortest: Candidate) -> list[Candidate]:
     """A longer head with less than half the error, grown from the shortest one; empty if a few steps do not find it."""
+    with contextlib.suppress(DeadlinePassed):
+        return _roomier(problem, shortest)
+    return []
+
+
+def _roomier(problem: Problem, shortest: Candidate) -> list[Candidate]:
+    """The same; raises DeadlinePassed."""
     tighter = replace(problem, eps=0.45 * problem.eps)
     length = shortest.head.length
     head = _grown(problem, shortest.head, max(1, length // 8))

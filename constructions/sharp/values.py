@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from constructions.sharp.deadline import check_deadline
 from constructions.sharp.mirror import fold, unfold
 
 __all__ = ["RIDGE", "Fit", "fit_values", "lawson_update", "softmax_weights"]
@@ -74,13 +75,19 @@ def fit_values(
     biases: Float[np.ndarray, "c N"],
     omega: Float[np.ndarray, "c m"],
     ridge: float = RIDGE,
+    deadline: float | None = None,
 ) -> Fit:
-    """Weighted least-squares values; `signs` gives each output's mirror sign (0: none)."""
+    """Weighted least-squares values; `signs` gives each output's mirror sign (0: none).
+
+    Raises DeadlinePassed where `deadline` passes.
+    """
+    check_deadline(deadline, 20.0 * len(slopes) * len(points) * slopes.shape[1])
     weights = softmax_weights(points, slopes, biases)
     candidates, m, tokens = weights.shape
     values = np.empty((candidates, tokens, targets.shape[1]))
     bases = []
     for sign in sorted(set(signs)):
+        check_deadline(deadline, candidates * m * tokens * (8.0 * tokens + 4.0 * len(signs)))
         outputs = tuple(i for i, s in enumerate(signs) if s == sign)
         columns = fold(weights, sign) * omega[..., None]
         scale = np.sqrt(np.einsum("cmn,cmn->cn", columns, columns)) + 1e-300
@@ -94,6 +101,7 @@ def fit_values(
         coefficients = np.linalg.solve(r, rhs) / scale[..., None]
         values[..., outputs] = np.swapaxes(unfold(np.swapaxes(coefficients, 1, 2), sign, tokens), 1, 2)
         bases.append((sign, outputs, basis))
+    check_deadline(deadline, candidates * m * len(signs) * (2.0 * tokens + 10.0))
     result = weights @ values
     residuals = targets - result
     cost = np.einsum("cmk,cm->c", residuals**2, omega**2)

@@ -22,6 +22,7 @@ __all__ = [
     "elementwise",
     "exact",
     "exact_elements",
+    "float_only",
     "matrix_product",
     "reduce_axes",
     "reduce_extreme",
@@ -42,7 +43,9 @@ def exact(value: Any) -> Any:
     if isinstance(value, (bool, np.bool_)):
         return sp.true if value else sp.false
     if isinstance(value, (int, np.integer)):
-        return sp.Integer(int(value))
+        if abs(value := int(value)) > 2**53 and (value.bit_length() > 1024 or int(float(value)) != value):
+            raise CannotTrace(f"it contains the integer {value:.6e}, which is no float64 number: NumPy rounds it" if value.bit_length() < 1000 else "it contains an integer too large for float64")
+        return sp.Integer(value)
     if isinstance(value, Fraction):
         return sp.Rational(value.numerator, value.denominator)
     if isinstance(value, (float, np.floating)):
@@ -50,6 +53,8 @@ def exact(value: Any) -> Any:
             raise CannotTrace("it contains the constant nan")
         if np.isinf(value):
             return sp.oo if value > 0 else -sp.oo
+        if value != np.float64(value):
+            raise CannotTrace(f"it contains {value!r}, which is no float64 number")
         return sp.Rational(*value.as_integer_ratio())
     raise CannotTrace(
         f"it contains {value!r}, a {type(value).__name__}: only real numbers and NumPy arrays can be traced"
@@ -61,7 +66,7 @@ def exact_elements(value: Any) -> np.ndarray:
     if isinstance(value, (list, tuple)):
         return np.stack([exact_elements(v) for v in value])
     raw = value if isinstance(value, np.ndarray) else np.array(value, dtype=object)
-    out = np.empty(raw.shape, dtype=object)
+    out = np.empty_like(raw, dtype=object)  # of the same memory order: what is a view in NumPy shall be one here
     for i in np.ndindex(raw.shape):
         out[i] = exact(raw[i])
     return out
@@ -79,10 +84,17 @@ def apply(ufunc: Any, *inputs: Any) -> np.ndarray:
     return elementwise(UFUNCS[ufunc], *inputs)
 
 
+def float_only(dtype: Any) -> None:
+    """Raises CannotTrace for an explicit `dtype=` other than float64."""
+    if dtype is not None and np.dtype(dtype) != np.float64:
+        raise CannotTrace(f"dtype={dtype!r} rounds or truncates; float64 is what f is traced in")
+
+
 def reduce_axes(
     combine: Callable[..., Any], a: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False
 ) -> np.ndarray:
     """combine(*row) of every row along the axes (None: all of them); the signature is that of NumPy's reductions."""
+    float_only(dtype)
     data = exact_elements(a)
     axes = tuple(range(data.ndim)) if axis is None else normalize_axis_tuple(axis, data.ndim)
     if out is not None:

@@ -20,6 +20,7 @@ from constructions.trace.elementwise import (
     apply,
     elementwise,
     exact_elements,
+    float_only,
     matrix_product,
     reduce_axes,
     reduce_extreme,
@@ -146,11 +147,14 @@ def _full_like(
 ) -> Any:
     if shape is not None:
         raise CannotTrace("np.full_like(..., shape=) is not supported")
-    return np.broadcast_to(exact_elements(fill_value), np.shape(a)).copy()
+    float_only(dtype)
+    result = np.empty_like(exact_elements(a), dtype=object)
+    result[...] = exact_elements(fill_value)
+    return result
 
 
 def _like(value: int) -> Callable[..., Any]:
-    return lambda a, dtype=None, order="K", subok=True, shape=None: _full_like(a, value, shape=shape)
+    return lambda a, dtype=None, order="K", subok=True, shape=None: _full_like(a, value, dtype, shape=shape)
 
 
 FUNCTIONS: Mapping[Hashable, Callable[..., Any]] = MappingProxyType({

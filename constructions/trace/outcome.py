@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-__all__ = ["CannotTrace", "NotTraceable", "TracedTarget"]
+__all__ = ["CannotTrace", "NotTraceable", "TracedTarget", "traced_assumption"]
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,13 @@ class TracedTarget:
     """The formula of a callable.
 
     expressions: one per component. symbols: the coordinates of a point, in order, all `real=True`. scalar: whether the
-    callable returns shape (...) rather than (..., k).
+    callable returns shape (...) rather than (..., k). samples: at how many points the formula agreed with the callable.
     """
 
     expressions: tuple[sp.Expr, ...]
     symbols: tuple[sp.Symbol, ...]
     scalar: bool
+    samples: int = 0
 
 
 @dataclass(frozen=True)
@@ -29,5 +30,16 @@ class NotTraceable:
     reason: str
 
 
-class CannotTrace(TypeError):
-    """Raised inside the callable being traced; `trace` turns it into `NotTraceable`."""
+class CannotTrace(BaseException):
+    """Raised inside the callable being traced; `trace` turns it into `NotTraceable`.
+
+    Not an Exception, so that `except Exception` in the callable does not swallow it.
+    """
+
+
+def traced_assumption(samples: int) -> str:
+    """What a proof about a traced callable rests on, for its certificate. samples: the number of points compared."""
+    return (
+        "traced, not proved: the formula was obtained by tracing the callable and agreed with it at "
+        f"{samples} sampled points; what is proved is about the formula"
+    )

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from constructions.errors import DomainError
 from constructions.trace.array import SymbolicArray, unwrap
 from constructions.trace.branches import as_number
-from constructions.trace.comparison import disagreement
+from constructions.trace.comparison import compared
 from constructions.trace.convention import Convention, calling_convention
 from constructions.trace.elementwise import exact, exact_elements
 from constructions.trace.float_values import float_values
@@ -37,7 +37,7 @@ def trace(
 
     f takes n > 1 arrays of one shape, or one array: points of shape (..., n), or of shape (...) when n = 1; it returns (...)
     or (..., k). dimension: n, by default len(bounds), or else the number of f's arguments. bounds: (lo, hi) of every
-    variable; with them the formula is compared with f on seeded random points. names: of the variables, by default the
+    variable; with them the formula is compared with f on seeded random points, corners and points around branches. names: of the variables, by default the
     parameters of f, or x0, x1, ... for a callable on points.
 
     Raises CallableError when f's number of arguments does not fit, DomainError when bounds or names do not. A callable
@@ -55,12 +55,13 @@ def trace(
     try:
         with np.errstate(all="ignore"):
             traced, constant = _trace(f, convention, points)
-            why = None if box is None else disagreement(f, traced, constant, convention, points, rng)
+            if box is None:
+                return traced
+            return compared(f, traced, constant, convention, box, rng)
     except CannotTrace as error:
         return NotTraceable(str(error))
     except Exception as error:  # f is the user's: anything may come out of it
         return NotTraceable(f"calling it on symbols raised {type(error).__name__}: {error}")
-    return traced if why is None else NotTraceable(why)
 
 
 def _box(bounds: Sequence[tuple[float, float]]) -> Float[np.ndarray, "n 2"]:
@@ -80,7 +81,12 @@ def _trace(
     symbols = tuple(sp.Symbol(name, real=True) for name in convention.names)
     batch = 2 if n != 2 else 3  # different from n, so that the two axes cannot be taken for each other
     rows = [symbols, *(tuple(sp.Dummy(name, real=True) for name in convention.names) for _ in range(batch - 1))]
-    result = f(*convention.arguments(SymbolicArray(np.array(rows, dtype=object).reshape(batch, n))))
+    refusals: list[str] = []
+    result = f(*convention.arguments(SymbolicArray(np.array(rows, dtype=object).reshape(batch, n), refusals=refusals)))
+    if refusals:
+        raise CannotTrace(f"it caught an exception and went on differently: {refusals[0]}")
+    if isinstance(result, np.generic) and result.dtype.itemsize > 8:
+        raise CannotTrace(f"it returned a {result.dtype}")
     if isinstance(result, (int, float, np.integer, np.floating)):
         return TracedTarget((_checked(exact(result), symbols),), symbols, True), True
     if not isinstance(result, SymbolicArray) and not (isinstance(result, np.ndarray) and result.dtype != object):

@@ -47,13 +47,18 @@ def _bitwise(kind: Callable[..., Any]) -> Callable[..., Any]:
     return formula
 
 
+def _of_truths(kind: Callable[..., Any], otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    """`kind` where all arguments are truth values."""
+    return lambda *args: kind(*args) if all(is_condition(a) for a in args) else otherwise(*args)
+
+
 def _ufunc_table() -> dict[Any, Callable[..., Any]]:
     """Formulas by ufunc object, not by name: a foreign ufunc that happens to be called "exp" is not np.exp."""
 
     def numeric(formula: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args: formula(*(as_number(a) for a in args))
 
-    table: dict[Any, Callable[..., Any]] = {np.multiply: multiply}
+    table: dict[Any, Callable[..., Any]] = {}
     for name, formula in FORMULAS.items():
         if name != "sinc":  # np.sinc is no ufunc, and special.sinc does not exist
             table[getattr(np, name, None) or getattr(special, name)] = numeric(formula)
@@ -61,6 +66,11 @@ def _ufunc_table() -> dict[Any, Callable[..., Any]]:
         table[getattr(np, alias)] = numeric(FORMULAS[name])
     for name, relation in _RELATIONS.items():
         table[getattr(np, name)] = functools.partial(compare, relation)
+    # Between truth values NumPy's + and maximum are "or", * and minimum are "and" (- raises there, as it does here).
+    for ufunc, kind in {np.add: sp.Or, np.maximum: sp.Or, np.minimum: sp.And}.items():
+        table[ufunc] = _of_truths(kind, table[ufunc])
+    table[np.multiply] = _of_truths(sp.And, multiply)
+    table[np.absolute] = _of_truths(lambda a: a, table[np.absolute])
     for name, kind in {"and": sp.And, "or": sp.Or, "xor": _xor, "not": sp.Not}.items():
         table[getattr(np, "logical_" + name)] = logical(kind)
     for name, kind in {"bitwise_and": sp.And, "bitwise_or": sp.Or, "bitwise_xor": _xor, "invert": sp.Not}.items():
