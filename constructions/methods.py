@@ -80,10 +80,17 @@ def _minimax(problem: Problem, eps: float, limits: Limits) -> Iterator[Proposal]
             eps,
             effort=limits.effort,
             max_tokens=min(limits.max_tokens, 400),
+            deadline=limits.deadline,
         )
     else:
         yield from propose_minimax_nd(
-            problem.evaluate, lo, hi, eps, effort=limits.effort, max_tokens=min(limits.max_tokens, 4000)
+            problem.evaluate,
+            lo,
+            hi,
+            eps,
+            effort=limits.effort,
+            max_tokens=min(limits.max_tokens, 4000),
+            deadline=limits.deadline,
         )
 
 
@@ -93,13 +100,15 @@ def _scalar(problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
 
 def _bernstein(problem: Problem, eps: float, limits: Limits) -> Iterator[Proposal]:
     lo, hi = problem.domain.bounds
-    yield from propose_bernstein(problem.evaluate, lo, hi, eps, max_tokens=limits.max_tokens)
+    yield from propose_bernstein(problem.evaluate, lo, hi, eps, max_tokens=limits.max_tokens, deadline=limits.deadline)
 
 
 def _laplacian(problem: Problem, eps: float, limits: Limits) -> Iterator[Proposal]:
     lo, hi = problem.domain.bounds
     assert problem.expressions is not None
-    yield from propose_laplacian(list(problem.expressions), problem.symbols, lo, hi, eps, max_tokens=limits.max_tokens)
+    yield from propose_laplacian(
+        list(problem.expressions), problem.symbols, lo, hi, eps, max_tokens=limits.max_tokens, deadline=limits.deadline
+    )
 
 
 def _covering(problem: Problem, eps: float, limits: Limits) -> Iterator[Proposal]:
@@ -110,7 +119,9 @@ def _covering(problem: Problem, eps: float, limits: Limits) -> Iterator[Proposal
         values = problem.evaluate(np.linspace(lo, hi, 257))
         if np.ptp(values, axis=0).max() > 2 * eps * limits.max_tokens:
             return
-        yield from propose_steps(_scalar(problem), float(lo[0]), float(hi[0]), eps, max_tokens=limits.max_tokens)
+        yield from propose_steps(
+            _scalar(problem), float(lo[0]), float(hi[0]), eps, max_tokens=limits.max_tokens, deadline=limits.deadline
+        )
         return
     constant = problem.constant()
     if not np.isfinite(constant):

@@ -21,7 +21,7 @@ from constructions.errors import (
     UnsupportedExpressionError,
 )
 from constructions.from_sympy import from_sympy
-from constructions.trace import NotTraceable, evaluate_callable, trace
+from constructions.trace import NotTraceable, by_name, evaluate_callable, trace, traced_assumption
 from verify import Box, BoxError, ExpressionTarget, GridTarget, Provenance, TargetError, lipschitz_constant, value_range
 
 __all__ = ["GridData", "Problem", "understand"]
@@ -188,12 +188,15 @@ def _from_callable(f: Callable[..., Any], domain: Any, constant: float | None, n
     box = _box(domain)
     if box is None:
         box = Box.unit(_arity(f) or 1)
+    if box.names is not None:
+        f = by_name(f, box.names)
     bounds = list(zip(box.lo, box.hi, strict=True))
     traced = trace(f, bounds=bounds, names=box.names)
     if not isinstance(traced, NotTraceable):
         names = [s.name for s in traced.symbols]
         try:
-            return _from_expressions(traced.expressions, box if box.names else box.named(names), norm)
+            problem = _from_expressions(traced.expressions, box if box.names else box.named(names), norm)
+            return replace(problem, assumptions=(traced_assumption(traced.samples),))
         except UnsupportedExpressionError as error:
             if constant is None:
                 raise

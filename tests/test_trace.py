@@ -16,7 +16,18 @@ from hypothesis import strategies as st
 from scipy import special
 
 from constructions import errors
-from constructions.trace import NotTraceable, TracedTarget, evaluate_callable, exact, select, trace
+from constructions.problem import understand
+from constructions.trace import (
+    NotTraceable,
+    TracedTarget,
+    by_name,
+    evaluate_callable,
+    exact,
+    select,
+    trace,
+    traced_assumption,
+)
+from verify import Box
 
 RNG = np.random.default_rng(0)
 W1, B1, W2 = RNG.normal(size=(2, 8)), RNG.normal(size=8), RNG.normal(size=(8, 1))
@@ -48,6 +59,33 @@ def in_place(p):
     y[p[..., 1] > 0] = 1.5
     y += p.sum(-1)
     return y
+
+
+def or_in_place(x):
+    c = x > -2
+    c += x > 0.9995
+    return c
+
+
+def caught(refused, error=TypeError):
+    def f(x):
+        try:
+            return refused(x)
+        except error:
+            return 1 + 0 * x
+
+    return f
+
+
+def written(y, value):
+    y[...] = value
+    return y * 1.0
+
+
+def aliased(x):
+    y = x.astype(float, copy=False)
+    y += 1
+    return x
 
 
 def loop(x):
@@ -103,6 +141,15 @@ UNIVARIATE = {
     "numpy scalar": lambda x: np.float64(0.1) * x - np.float32(0.1),
     "out": lambda x: np.multiply(x, 2.0, out=np.empty_like(x)),
     "nearly equal": lambda x: (1 - np.cos(1e-3 * x)) / 1e-6,
+    "or of conditions": lambda x: 0.1 * ((x > -2) + (x > 0.9995)),
+    "and of conditions": lambda x: 0.1 * ((x > -0.5) * (x < 0.9)) + np.maximum(x > 1.5, x < -0.5),
+    "or in place": lambda x: 0.1 * or_in_place(x),
+    "integers": lambda x: x * (2 * (x > 0) - 1) + np.where(x > 1, 3, 4) / 2 + np.int64(3) * x,
+    "small types": lambda x: x * np.int8(100) * np.uint8(3) - np.float16(0.1) + 0.5 * (x > np.float32(0.1)),
+    "zero of conditions": lambda x: np.zeros_like(x > 0) + x,
+    "mean of conditions": lambda x: np.mean(np.stack([x > 0, x > 1], axis=-1), axis=-1, dtype=float),
+    "mixed stack": lambda x: np.stack([x > 0, x], axis=-1).sum(-1),
+    "cube": lambda x: x**3 - x / 3,
     "vector": lambda x: np.stack([np.cos(x), np.sin(x)], axis=-1),
     "columns": lambda x: np.column_stack([x, x**2, 0 * x + 1]),
     "expanded": lambda x: x[..., None] * np.array([1.0, 2.0, 3.0]),
@@ -161,7 +208,7 @@ def test_univariate_callables_have_the_formula_they_compute(name):
     compare(UNIVARIATE[name], [(-1.0, 2.0)])
 
 
-@pytest.mark.parametrize("name", set(BIVARIATE) - {"left matmul"})
+@pytest.mark.parametrize("name", sorted(set(BIVARIATE) - {"left matmul"}))
 def test_bivariate_callables_have_the_formula_they_compute(name):
     compare(BIVARIATE[name], [(-1.0, 1.0), (-2.0, 2.0)])
 
@@ -252,6 +299,40 @@ REFUSED = {
     "different on symbols": (lambda x: np.sin(x) if isinstance(x, np.ndarray) else np.cos(x), "formula"),
     "slightly different": (lambda x: x * (1 + 1e-9) if isinstance(x, np.ndarray) else x, "formula"),
     "cancelled domain": (lambda x: np.sqrt(x) - np.sqrt(x), "nan"),
+    "difference of conditions": (lambda x: 0.1 * ((x > 0) - (x > 1)), "subtract"),
+    "zeros dtype": (lambda x: written(np.zeros_like(x, dtype=int), x), "dtype"),
+    "ones dtype": (lambda x: written(np.ones_like(x, bool), x), "dtype"),
+    "empty dtype": (lambda x: written(np.empty_like(x, dtype=np.float32), x), "dtype"),
+    "full dtype": (lambda x: x + np.full_like(x, 0.5, dtype=int), "dtype"),
+    "sum dtype": (lambda x: x[:, None].sum(-1, dtype=np.float32), "dtype"),
+    "prod dtype": (lambda x: np.prod(x[:, None], axis=-1, dtype=int), "dtype"),
+    "mean dtype": (lambda x: np.mean(x[:, None], axis=-1, dtype=np.float32), "dtype"),
+    "var dtype": (lambda x: x + np.var(x[:, None], axis=-1, dtype=np.float16), "dtype"),
+    "std dtype": (lambda x: x + np.std(x[:, None], axis=-1, dtype="f4"), "dtype"),
+    "cumsum dtype": (lambda x: np.cumsum(x[:, None], axis=-1, dtype=np.float32)[:, 0], "float32"),
+    "stack dtype": (lambda x: np.stack([x, x], axis=-1, dtype=np.float32, casting="unsafe"), "float32"),
+    "astype int": (lambda x: x.astype(int) * 1.0, "astype"),
+    "numbers into conditions": (lambda x: written(x > 0, 0.5), "truncates"),
+    "full of conditions": (lambda x: np.full_like(x > 0, 0.5) * 1.0, "truth values"),
+    "numbers into integers": (lambda x: written((x > 0) * 1, 0.5), "truncates"),
+    "piecewise of conditions": (lambda x: 1.0 * np.piecewise(x > 0, [x > 0], [0.5, 0.25]), "truncates"),
+    "alias": (aliased, "copy"),
+    "wrapping uint8": (lambda x: 0.1 * ((x > 0) * np.uint8(200) + np.uint8(100)), "uint8"),
+    "rounding float32": (lambda x: (x > 0) * np.float32(0.1) + 0.0 * x, "float32"),
+    "int8 choices": (lambda x: np.where(x > 0, np.int8(100), np.int8(1)) * np.int8(2) + 0.0 * x, "int8"),
+    "wrapping int64": (lambda x: 1.0 * ((x > 0) * 2**62 * 4), "int64"),
+    "longdouble": (lambda x: x + np.longdouble(0.1), "float128"),
+    "complex array": (lambda x: x + np.zeros(1, complex), "complex"),
+    "half-precision square root": (lambda x: np.sqrt(x > 0), "float16"),
+    "large integer": (lambda x: x * (2**53 + 1), "float64"),
+    "caught branch": (caught(lambda x: x if x > 0 else -x), "caught"),
+    "caught exception": (caught(lambda x: np.floor(x), Exception), "caught"),
+    "caught attribute": (caught(lambda x: x.byteswap(), AttributeError), "caught"),
+    "caught everything": (caught(lambda x: math.sin(x), BaseException), "caught"),
+    "length of the batch": (lambda x: x if len(x) < 1200 or len(x) > 1900 else x + 0.1, "formula"),
+    "one point": (lambda x: x + 0.1 * (len(x) == 1), "formula"),
+    "undefined on a sliver": (lambda x: np.sqrt(1.9995 - x) ** 2, "nan"),
+    "narrow difference": (lambda x: np.where(x > 0, x, 0) + (isinstance(x, np.ndarray) and x == np.clip(x, 0, 1e-5)), "formula"),
     "growing": (lambda x: functools.reduce(lambda y, _: (0.1 * y) ** 9, range(6), x), "bits"),
 }  # fmt: skip
 
@@ -266,6 +347,33 @@ def test_a_function_of_one_point_is_not_taken_for_a_batch():
     assert "shape" in reason(lambda p: p[0] * p[1], [(0, 1)] * 2)
     assert "batch" in reason(lambda p: p / np.linalg.norm(p, axis=0), [(0, 1)] * 2)
     assert "shape" in reason(lambda p: np.sum(p), [(0, 1)] * 3)
+
+
+def test_a_corner_where_f_is_undefined_is_seen():
+    assert "nan" in reason(lambda x: x / x, [(0, 1)])
+    assert "nan" in reason(lambda x, y: x * y / (x * y), [(0, 1), (0, 1)])
+
+
+def test_a_box_may_name_the_arguments_in_any_order():
+    def f(x, y):
+        return x - 2 * y
+
+    points = np.array([[0.25, 3.0], [0.5, 2.5]])  # y, x
+    problem = understand(f, Box({"y": (0, 1), "x": (2, 3)}), None, "l2")
+    np.testing.assert_allclose(problem.evaluate(points)[:, 0], points[:, 1] - 2 * points[:, 0])
+    black_box = understand(lambda x, y: np.floor(x) - 2 * y, Box({"y": (0, 1), "x": (2.1, 2.9)}), 2.0, "l1")
+    np.testing.assert_allclose(black_box.evaluate(points[1:])[:, 0], [1.0])
+    disjoint = understand(f, Box({"a": (0, 1), "b": (2, 3)}), None, "l2")
+    np.testing.assert_allclose(disjoint.evaluate(points)[:, 0], points[:, 0] - 2 * points[:, 1])
+    with pytest.raises(errors.DomainError, match=r"\['y', 'z'\].*\['x', 'y'\]"):
+        understand(f, Box({"y": (0, 1), "z": (2, 3)}), None, "l2")
+    assert by_name(np.hypot, ["x1", "x0"]) is np.hypot
+
+
+def test_the_assumption_counts_the_points():
+    result = traced(lambda x: np.maximum(x, 0), [(-1, 1)])
+    assert result.samples > 2000
+    assert str(result.samples) in traced_assumption(result.samples)
 
 
 def test_undefined_places_stay_in_the_formula():

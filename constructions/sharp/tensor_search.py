@@ -90,7 +90,7 @@ def _start(problem: Problem, tokens: int, sharpness: float, shift: float = 0.0, 
     sharpness: b h^2 for lattice distance h; small is smooth, large is a Voronoi look-up.
     """
     metric = np.eye(problem.n) if round_cells else problem.metric
-    centres, spacing = lattice_points(metric, tokens, shift)
+    centres, spacing = lattice_points(metric, tokens, shift, problem.deadline)
     stretch = 1.0 + 0.15 * spacing
     slopes, biases = parabola_keys(stretch * centres, sharpness / (stretch * spacing) ** 2 * metric)
     return Head(slopes, biases, np.zeros((tokens, problem.k)))

@@ -10,7 +10,7 @@ Three things make the result trustworthy enough to be worth proving something ab
 - every float constant is kept exactly, as the rational number it is;
 - the batch axis holds several rows of *different* symbols, so a callable that mixes batch rows shows it in its formula;
 - every operation is also run by NumPy on ordinary arrays of the same types and shapes, so the types are NumPy's own: what it would
-  compute in anything but float64 (or exact integers and truth values) is refused, and a refusal cannot be caught by f;
+  compute in anything but float64 (or exact integers and truth values) is refused, and a refusal counts even if f catches it;
 - on seeded random points, corners and points around branches, and in batches of several lengths, the formula must reproduce f up to rounding, and f must reproduce itself bit by bit; random,
   stateful and data-dependent callables fail this and are left to be treated as black boxes.
 """
@@ -18,9 +18,21 @@ Three things make the result trustworthy enough to be worth proving something ab
 from constructions.trace.array import SymbolicArray
 from constructions.trace.black_box import evaluate_callable
 from constructions.trace.branches import select
+from constructions.trace.convention import by_name
 from constructions.trace.elementwise import exact
 from constructions.trace.formulas import FORMULAS
 from constructions.trace.outcome import NotTraceable, TracedTarget, traced_assumption
 from constructions.trace.tracing import trace
 
-__all__ = ["FORMULAS", "NotTraceable", "SymbolicArray", "TracedTarget", "evaluate_callable", "exact", "select", "trace", "traced_assumption"]
+__all__ = [
+    "FORMULAS",
+    "NotTraceable",
+    "SymbolicArray",
+    "TracedTarget",
+    "by_name",
+    "evaluate_callable",
+    "exact",
+    "select",
+    "trace",
+    "traced_assumption",
+]

@@ -12,7 +12,14 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from constructions.trace.branches import as_condition, as_number, select
-from constructions.trace.elementwise import REDUCTIONS, elementwise, exact_elements, matrix_product, reduce_axes
+from constructions.trace.elementwise import (
+    REDUCTIONS,
+    elementwise,
+    exact_elements,
+    float_only,
+    matrix_product,
+    reduce_axes,
+)
 from constructions.trace.functions import FUNCTIONS, MULTILINEAR, REARRANGING, piecewise
 from constructions.trace.kinds import BOOL, FLOAT, fit, no_narrowing
 from constructions.trace.outcome import CannotTrace
@@ -125,12 +132,16 @@ class SymbolicArray(NDArrayOperatorsMixin):
         _known_types((args, kwargs))
         if _out_of(func, args, kwargs) is not None:
             raise CannotTrace("out= is supported for element-wise functions only")
+        float_only(kwargs.get("dtype"))
         with_pieces = func is np.piecewise
-        shadow = func(*_shadow(args[:2]), [0] * len(args[2])) if with_pieces else func(*_shadow(args), **_shadow(kwargs))
+        shadow = (
+            func(*_shadow(args[:2]), [0] * len(args[2])) if with_pieces else func(*_shadow(args), **_shadow(kwargs))
+        )
         if with_pieces:
             return self._wrap(_piecewise(*args, **kwargs), shadow)
         if func in FUNCTIONS:
             return self._wrap(FUNCTIONS[func](*unwrap(args), **unwrap(kwargs)), shadow)
+        kwargs = {k: v for k, v in kwargs.items() if k != "dtype"}  # NumPy's own code runs on objects
         if func in REARRANGING:
             return self._wrap(func(*unwrap(args), **unwrap(kwargs)), shadow)
         if func in MULTILINEAR:
@@ -201,7 +212,9 @@ def _known_types(value: Any) -> None:
     elif isinstance(value, complex) or (
         isinstance(value, (np.ndarray, np.generic)) and (value.dtype.kind not in "biuf" or value.dtype.itemsize > 8)
     ):
-        raise CannotTrace(f"it contains {'complex' if isinstance(value, complex) else value.dtype} numbers: only float64 can be traced")
+        raise CannotTrace(
+            f"it contains {'complex' if isinstance(value, complex) else value.dtype} numbers: only float64 can be traced"
+        )
 
 
 def _out_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -234,7 +247,9 @@ def _piecewise(x: Any, conditions: Any, functions: Sequence[Any], *args: Any, **
 def _astype(a: SymbolicArray, dtype: Any, **options: Any) -> SymbolicArray:
     try:
         if options:
-            raise CannotTrace(f"astype(..., {', '.join(options)}=) is not supported: with copy=False it may return x itself")
+            raise CannotTrace(
+                f"astype(..., {', '.join(options)}=) is not supported: with copy=False it may return x itself"
+            )
         if np.dtype(dtype) != FLOAT:
             raise CannotTrace(f"astype({dtype!r}) rounds; float64 is what f is traced in")
     except CannotTrace as error:

@@ -40,31 +40,29 @@ def compared(
     """
     points = _points(traced, box, rng)
     formula = _in_blocks(traced, points, None)
-    batches = [slice(0, len(points)), slice(0, len(points)), *(slice(len(points) - k, len(points)) for k in _BATCHES)]
-    whole = None
+    batches = [slice(len(points) - k, len(points)) for k in (len(points), len(points), *_BATCHES)]
+    results = []
     for batch in batches:
         size = batch.stop - batch.start
         wanted = (size,) if traced.scalar else (size, len(traced.expressions))
-        values = np.asarray(f(*convention.arguments(points[batch])), dtype=np.float64)
+        values = np.asarray(f(*convention.arguments(points[batch])))
+        if values.dtype.kind not in "biuf":
+            return NotTraceable(f"it returned an array of {values.dtype}, not of float64")
         if (constant and values.shape == ()) or (size == 1 and values.size == len(traced.expressions)):
             values = np.broadcast_to(values.reshape(-1), (size, len(traced.expressions))).reshape(wanted)
         if values.shape != wanted:
             return NotTraceable(f"{size} points gave the shape {values.shape} where the formula gives {wanted}")
-        values = values.reshape(size, -1)
-        if whole is not None and size == len(points) and not np.array_equal(whole, values, equal_nan=True):
-            return NotTraceable(
-                "two calls with the same points gave different values: it is random or keeps state"
-            )
-        whole = values if whole is None else whole
+        results.append(values.astype(np.float64).reshape(size, -1))
+    if not np.array_equal(results[0], results[1], equal_nan=True):
+        return NotTraceable("two calls with the same points gave different values: it is random or keeps state")
+    for batch, values in zip(batches, results, strict=True):
         why = _disagreement(traced, points[batch], values, formula[batch], rng)
         if why is not None:
             return NotTraceable(why)
     return replace(traced, samples=len(points))
 
 
-def _points(
-    traced: TracedTarget, box: Float[np.ndarray, "n 2"], rng: np.random.Generator
-) -> Float[np.ndarray, "m n"]:
+def _points(traced: TracedTarget, box: Float[np.ndarray, "n 2"], rng: np.random.Generator) -> Float[np.ndarray, "m n"]:
     n = len(box)
     if 2**n <= _MOST_CORNERS:
         corners = np.array(list(itertools.product(*box)))

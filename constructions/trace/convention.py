@@ -11,7 +11,7 @@ import numpy as np
 
 from constructions.errors import CallableError, DomainError
 
-__all__ = ["Convention", "calling_convention"]
+__all__ = ["Convention", "by_name", "calling_convention"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,32 @@ def calling_convention(f: Callable[..., Any], dimension: int | None, names: Sequ
     if names is None:
         names = parameters if count == n else [f"x{i}" for i in range(n)]
     return Convention(separate=count > 1, names=tuple(names))
+
+
+def by_name(f: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """f with its arguments in the order of `names`, the sides of a box, where these are the names of its parameters.
+
+    f itself where it takes one argument, *args, or has no names, and where no side is called like a parameter: the order counts then.
+    Raises DomainError when only some of the names agree.
+    """
+    parameters, variadic = _parameters(f)
+    common = set(parameters) & set(names)
+    if variadic or isinstance(f, np.ufunc) or len(parameters) < 2 or list(names) == parameters or not common:
+        return f
+    if common != set(parameters) or common != set(names):
+        raise DomainError(
+            value=list(names),
+            reason=f"agrees only partly with the parameters of f, {parameters}",
+            argument="the names of the domain",
+            next_step="Give the sides the names of the parameters (in any order), or other names (the order counts then).",
+        )
+    order = [list(names).index(p) for p in parameters]
+
+    def reordered(*arguments: Any) -> Any:
+        return f(*(arguments[i] for i in order))
+
+    reordered.__name__ = getattr(f, "__name__", type(f).__name__)
+    return reordered
 
 
 def _parameters(f: Callable[..., Any]) -> tuple[list[str], bool]:

@@ -43,8 +43,10 @@ def exact(value: Any) -> Any:
     if isinstance(value, (bool, np.bool_)):
         return sp.true if value else sp.false
     if isinstance(value, (int, np.integer)):
-        if abs(value := int(value)) > 2**53 and (value.bit_length() > 1024 or int(float(value)) != value):
-            raise CannotTrace(f"it contains the integer {value:.6e}, which is no float64 number: NumPy rounds it" if value.bit_length() < 1000 else "it contains an integer too large for float64")
+        value = int(value)
+        # NumPy rounds other integers to float64, the formula would not
+        if value.bit_length() > 1023 or int(float(value)) != value:
+            raise CannotTrace(f"it contains an integer of {value.bit_length()} bits that is no float64 number")
         return sp.Integer(value)
     if isinstance(value, Fraction):
         return sp.Rational(value.numerator, value.denominator)

@@ -46,11 +46,13 @@ def fit(elements: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 def no_narrowing(value: Any, dtype: np.dtype) -> None:
     """Raises CannotTrace when assigning the value to an array of that type would truncate it."""
-    values = [no_narrowing(v, dtype) for v in value] if isinstance(value, (list, tuple)) else None
-    if values is None:
-        given = value.dtype if hasattr(value, "dtype") else np.dtype(type(value))
-        if given.kind not in "biuf" or (given.kind != "b" and dtype == BOOL) or (given.kind == "f" and dtype == INTEGER):
-            raise CannotTrace(f"it assigns {given} values to an array of {dtype}, which truncates them")
+    if isinstance(value, (list, tuple)):
+        for v in value:
+            no_narrowing(v, dtype)
+        return
+    given = value.dtype if hasattr(value, "dtype") else np.dtype(type(value))
+    if given.kind not in "biuf" or (given.kind != "b" and dtype == BOOL) or (given.kind == "f" and dtype == INTEGER):
+        raise CannotTrace(f"it assigns {given} values to an array of {dtype}, which truncates them")
 
 
 def _truth(e: Any) -> Any:

@@ -30,11 +30,8 @@ class NotTraceable:
     reason: str
 
 
-class CannotTrace(BaseException):
-    """Raised inside the callable being traced; `trace` turns it into `NotTraceable`.
-
-    Not an Exception, so that `except Exception` in the callable does not swallow it.
-    """
+class CannotTrace(TypeError):
+    """Raised inside the callable being traced; `trace` turns it into `NotTraceable`, also where the callable catches it."""
 
 
 def traced_assumption(samples: int) -> str:
