@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any, cast
 
 import numpy as np
 import sympy as sp
@@ -48,13 +49,14 @@ def around_breakpoints(traced: TracedTarget, low: float, high: float) -> Float[n
 def _gaps(traced: TracedTarget) -> list[sp.Expr]:
     """Expressions at whose zeros the formula switches between branches."""
     gaps: dict[sp.Expr, None] = {}
-    for node in postorder(traced.expressions):
-        if isinstance(node, sp.core.relational.Relational):
+    relation: Any = sp.core.relational.Relational
+    for node in cast(list[Any], postorder(traced.expressions)):
+        if isinstance(node, relation):
             gaps[sp.Add(node.lhs, -node.rhs)] = None
         elif isinstance(node, sp.Abs):
             gaps[node.args[0]] = None
         elif isinstance(node, (sp.Max, sp.Min)):
-            gaps.update({sp.Add(a, -b): None for a, b in itertools.combinations(node.args, 2)})
+            gaps.update({sp.Add(a, -b): None for a, b in itertools.combinations(cast(Any, node.args), 2)})
         if len(gaps) >= _MOST_GAPS:
             break
     return [g for g in gaps if g.free_symbols][:_MOST_GAPS]
