@@ -271,9 +271,12 @@ def test_exit_codes_reach_the_shell(refuted, tmp_path):
 def test_ctrl_c_in_the_shell(tmp_path):
     """A real signal, sent when the work says that it has begun."""
     script = f"""
-import sys, time
+import signal, sys, time
 import constructions.compile
 from constructions.cli import main
+
+# a suite started in the background inherits "ignore interrupts"; a terminal does not
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def work(*a, **o):
     print("working", flush=True)
