@@ -10,7 +10,8 @@ from fractions import Fraction
 import numpy as np
 
 from verify import Box, Claim, Expression, ExpressionTarget, Head, Layer, Node, Prefix, Target, Transformer
-from verify.head import AffineHead, Tokens, affine_head
+from verify.affine import AffineHead, affine_head
+from verify.head import Tokens
 
 
 @dataclass(frozen=True)

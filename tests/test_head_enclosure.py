@@ -6,7 +6,9 @@ import pytest
 from formulas import every_token, head_model, plain_head
 
 from verify import Head, Layer, Prefix, Transformer, forward
-from verify.head import AffineHead, Tokens, TokenValues, affine_head, enclose_head, select_tokens
+from verify.affine import AffineHead, affine_head
+from verify.cells import Cells
+from verify.head import Tokens, TokenValues, enclose_head, select_tokens
 from verify.jets import monomials
 
 DIGITS = 60
@@ -134,7 +136,7 @@ def test_polynomial_and_remainder_enclose_the_head(kind, n):
         hi[1] = np.nextafter(lo[1], np.inf)  # one ulp wide
         lo[2], hi[2] = -hi[2] + lo[2], hi[2] - lo[2]  # around zero
         order = int(rng.choice([1, 2, 3, 6] + ([12] if n == 1 else [])))
-        finite += assert_enclosed(head, enclose_head(head, every_token(head), lo, hi, order), lo, hi, rng)
+        finite += assert_enclosed(head, enclose_head(head, every_token(head), Cells.boxes(lo, hi), order), lo, hi, rng)
     assert finite >= 10  # the check is not vacuous
 
 
@@ -147,7 +149,7 @@ def test_far_from_the_origin(place):
     lo = place + width * np.arange(4)[:, None]
     hi = lo + width
     for order in (1, 2, 6):
-        assert assert_enclosed(head, enclose_head(head, every_token(head), lo, hi, order), lo, hi, rng) == 4
+        assert assert_enclosed(head, enclose_head(head, every_token(head), Cells.boxes(lo, hi), order), lo, hi, rng) == 4
 
 
 def test_four_dimensions():
@@ -155,12 +157,12 @@ def test_four_dimensions():
     head = plain_head(rng.standard_normal((7, 4)), rng.standard_normal(7), rng.standard_normal((7, 2)))
     lo = rng.standard_normal((3, 4))
     hi = lo + 0.2
-    assert assert_enclosed(head, enclose_head(head, every_token(head), lo, hi, 4), lo, hi, rng) == 3
+    assert assert_enclosed(head, enclose_head(head, every_token(head), Cells.boxes(lo, hi), 4), lo, hi, rng) == 3
 
 
 def test_one_token_is_a_constant():
     head = plain_head(np.array([[3.0]]), np.array([1.0]), np.array([[0.1]]))
-    series = enclose_head(head, every_token(head), np.array([[-1.0]]), np.array([[1.0]]), 6)
+    series = enclose_head(head, every_token(head), Cells.boxes(np.array([[-1.0]]), np.array([[1.0]])), 6)
     assert series.remainder[0, 0] < 1e-14
     assert abs(series.parts[0][0].mid[0, 0] - 0.1) < 1e-15
 
@@ -171,7 +173,7 @@ def test_enclosure_is_tight_on_small_boxes():
     head = plain_head(rng.standard_normal((9, 1)) * 3, rng.standard_normal(9), rng.standard_normal((9, 1)))
     previous = None
     for r in (0.1, 0.05, 0.025):
-        remainder = enclose_head(head, every_token(head), np.array([[0.3 - r]]), np.array([[0.3 + r]]), 6).remainder[
+        remainder = enclose_head(head, every_token(head), Cells.boxes(np.array([[0.3 - r]]), np.array([[0.3 + r]])), 6).remainder[
             0, 0
         ]
         if previous is not None:
@@ -192,7 +194,7 @@ def test_box_dependent_affine_values(order, n):
         value, slope = rng.random((2, tokens)), 0.3 * rng.standard_normal((2, tokens, n))
         excess = np.abs(rng.standard_normal((2, tokens))) * 1e-3
         own = TokenValues(value, slope, excess, 10.0)
-        series = enclose_head(head, every_token(head), lo, hi, order, own)
+        series = enclose_head(head, every_token(head), Cells.boxes(lo, hi), order, own)
         c, r = frame(lo, hi)
         with mpmath.workdps(DIGITS):
             for box in range(2):
@@ -257,8 +259,8 @@ def test_rounding_bound_covers_every_execution(kind):
         head = plain_head(slopes, biases, values)
         lo, hi = x - 1e-12 * np.abs(x), x + 1e-12 * np.abs(x)
         with np.errstate(all="ignore"):
-            at_point = enclose_head(head, every_token(head), x[None], x[None], 2)
-            around = enclose_head(head, every_token(head), lo[None], hi[None], 4)
+            at_point = enclose_head(head, every_token(head), Cells.boxes(x[None], x[None]), 2)
+            around = enclose_head(head, every_token(head), Cells.boxes(lo[None], hi[None]), 4)
             with mpmath.workdps(DIGITS):
                 true = exact_head(slopes, biases, values, [mpmath.mpf(float(t)) for t in x])
                 for got in executed_orders(slopes, biases, values, x, rng):
@@ -322,7 +324,7 @@ def test_models_whose_matrices_mix(cancel):
         prefix = Prefix(((keys,),), ((values,),))
         read = affine_head(model, prefix)
         x = rng.standard_normal((3, n))
-        series = enclose_head(read, every_token(read), x, x, 1)
+        series = enclose_head(read, every_token(read), Cells.boxes(x, x), 1)
         got = forward(model, prefix, x)
         with mpmath.workdps(DIGITS):
             for b in range(3):
@@ -348,7 +350,7 @@ def test_dropped_tokens_are_bounded_through_nested_regions(n):
         lo, hi = -np.ones(n), np.ones(n)
         kept = every_token(head)
         for _ in range(5):
-            kept = select_tokens(head, kept, lo, hi, -12.0)
+            kept = select_tokens(head, kept, Cells.boxes(lo[None], hi[None]), -12.0)
             dropped = np.setdiff1d(np.arange(tokens), kept.index)
             dropped_some += len(dropped)
             with mpmath.workdps(DIGITS):
@@ -371,7 +373,7 @@ def test_dropped_tokens_are_bounded_through_nested_regions(n):
                         <= kept.moment[0]
                     )
             boxes_lo, boxes_hi = lo[None], (lo + (hi - lo) * 2.0**-6)[None]
-            assert_enclosed(head, enclose_head(head, kept, boxes_lo, boxes_hi, 5), boxes_lo, boxes_hi, rng, points=2)
+            assert_enclosed(head, enclose_head(head, kept, Cells.boxes(boxes_lo, boxes_hi), 5), boxes_lo, boxes_hi, rng, points=2)
             axis = int(rng.integers(n))
             middle = (lo[axis] + hi[axis]) / 2
             lo, hi = lo.copy(), hi.copy()
@@ -383,18 +385,18 @@ def test_a_dropped_token_with_an_enormous_value_is_not_forgotten():
     slopes, biases = np.array([[0.0], [0.0], [0.0]]), np.array([0.0, -40.0, -0.5])
     values = np.array([[0.0], [1e18], [1.0]])
     head = plain_head(slopes, biases, values)
-    kept = select_tokens(head, every_token(head), np.array([0.0]), np.array([1.0]), -12.0)
+    kept = select_tokens(head, every_token(head), Cells.boxes(np.array([[0.0]]), np.array([[1.0]])), -12.0)
     assert len(kept.index) == 2
     box = np.array([[0.0]]), np.array([[1.0]])
-    assert assert_enclosed(head, enclose_head(head, kept, *box, 4), *box, np.random.default_rng(0)) == 1
-    assert enclose_head(head, kept, *box, 4).remainder[0, 0] >= 1e18 * np.exp(-40.0) / 2
+    assert assert_enclosed(head, enclose_head(head, kept, Cells.boxes(*box), 4), *box, np.random.default_rng(0)) == 1
+    assert enclose_head(head, kept, Cells.boxes(*box), 4).remainder[0, 0] >= 1e18 * np.exp(-40.0) / 2
 
 
 @pytest.mark.parametrize("bad", [1e200, 1e308])
 def test_overflow_bounds_nothing(bad):
     head = plain_head(np.array([[bad], [-bad]]), np.array([0.0, bad]), np.array([[1.0], [2.0]]))
     with np.errstate(all="ignore"):
-        series = enclose_head(head, every_token(head), np.array([[1.0]]), np.array([[1e120]]), 4)
+        series = enclose_head(head, every_token(head), Cells.boxes(np.array([[1.0]]), np.array([[1e120]])), 4)
     assert not np.isfinite(series.remainder).any()
 
 
@@ -409,7 +411,7 @@ def test_small_magnitudes_do_not_underflow_into_false_proofs():
         head = affine_head(model, prefix)
     except ValueError:
         return  # refused: nothing is claimed
-    series = enclose_head(head, Tokens(np.arange(2), 0.0, np.zeros(1)), x, x, 1)
+    series = enclose_head(head, Tokens(np.arange(2), 0.0, np.zeros(1)), Cells.boxes(x, x), 1)
     with mpmath.workdps(DIGITS):
         true = exact_model(model, prefix, x[0])[0]  # 1: the logit is 2^6
         mid, rad = polynomial(series.parts[0], 0, [mpmath.mpf(0)])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from verify import Expression, ExpressionError, Node
 from verify.ball import Ball
+from verify.cells import Cells
 from verify.expression import UNARY
 from verify.jets import Jet, homogeneous_product, jets, monomials
 from verify.target import ExpressionTarget
@@ -378,6 +379,6 @@ def test_float_values_agree_with_mpmath_at_a_glance():
 def test_a_branch_that_only_touches_at_the_centre_lends_no_derivatives(op, sign):
     """max(-x^2, 0) is 0 on [-r, r]: the centre's tie must not pass on the second derivative of the branch that is never active."""
     f = ExpressionTarget(expression(apply(op, var() * var() * sign, lift(0))))
-    series = f.series(np.array([[-0.5]]), np.array([[0.5]]), 6)
+    series = f.series(Cells.boxes(np.array([[-0.5]]), np.array([[0.5]])), 6)
     middle = sum(float(p.mid[0, 0]) * 0.9**d for d, p in enumerate(series.parts[0]) if p is not None)
     assert abs(middle) <= float(series.remainder[0, 0]) + 1e-12

@@ -377,13 +377,13 @@ def test_logits_beyond_float64s_grasp_end_in_finite_time():
     """60 slopes up to 1e17: no token can be dropped anywhere, so regions must not be cut for ever."""
     from itertools import islice
 
-    from verify.head import affine_head
-    from verify.prove import _Search
+    from verify.affine import affine_head
+    from verify.bisection import Bisection
 
     c = claim(
         np.linspace(0, 1e17, 60)[:, None], np.zeros(60), np.linspace(-1, 1, 60)[:, None], target(lift(0)), [(0, 1)], 0.5
     )
-    regions = _Search(c, affine_head(c.model, c.prefix), 1000, None)._regions()
+    regions = Bisection(c, affine_head(c.model, c.prefix), 1000, None).regions()
     assert sum(1 for _ in islice(regions, 5001)) <= 5000
     assert prove(c, max_boxes=1000).status is not Status.PROVED
 

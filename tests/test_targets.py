@@ -10,6 +10,7 @@ import pytest
 from formulas import apply, lift, random_formula, target, var
 
 from verify import ExpressionTarget, GridTarget, LipschitzTarget, TargetError
+from verify.cells import Cells
 from verify.jets import monomials
 from verify.target import target_from
 
@@ -72,7 +73,7 @@ def test_expression_series(n, kinks):
         lo, hi = np.minimum(lo, hi), np.maximum(lo, hi)
         for order in (1, 2, 5):
             with np.errstate(all="ignore"):
-                bounded += enclosed(f.series(lo, hi, order), lo, hi, rng, expression_truth(f))
+                bounded += enclosed(f.series(Cells.boxes(lo, hi), order), lo, hi, rng, expression_truth(f))
     assert bounded >= 60
 
 
@@ -80,7 +81,7 @@ def test_the_degree_follows_the_smoothness():
     """|x| is linear on either side and Lipschitz across zero; a jump leaves a range, sqrt a range at its end."""
     f = target(apply("abs", var()), apply("select", var(), lift(1), lift(0), value=">"), apply("abs", var()) ** "1/2")
     lo, hi = np.array([[0.25], [-0.25], [0.0]]), np.array([[0.5], [0.25], [0.25]])
-    remainder = f.series(lo, hi, 6).remainder
+    remainder = f.series(Cells.boxes(lo, hi), 6).remainder
     assert (remainder[0, :2] < 1e-15).all()
     assert remainder[0, 2] < 1e-3
     assert remainder[1, 0] == pytest.approx(0.125)  # the range [0, 1/4] about its middle, or the slopes in [-1, 1]
@@ -141,29 +142,29 @@ def test_grid_series(kind, n, uniform):
             lo[:, i], hi[:, i] = e[j], e[j + 1]
         lo[12:18] += (hi - lo)[12:18] * 0.25
         hi[18:] = lo[18:]
-        bounded += enclosed(f.series(lo, hi, order), lo, hi, rng, grid_truth(f), points=3)
+        bounded += enclosed(f.series(Cells.boxes(lo, hi), order), lo, hi, rng, grid_truth(f), points=3)
         lo = low + (high - low) * rng.random((12, n)) * 0.7  # boxes anywhere: bounded or not, never wrong
         hi = lo + (high - lo) * rng.random((12, n)) * rng.choice([1e-12, 0.1, 1.0])
-        enclosed(f.series(lo, hi, order), lo, hi, rng, grid_truth(f), points=3)
+        enclosed(f.series(Cells.boxes(lo, hi), order), lo, hi, rng, grid_truth(f), points=3)
     assert bounded >= 24
 
 
 def test_a_linear_grid_is_reproduced_at_its_nodes_and_cut_at_them():
     f = GridTarget((np.array([0.0, 0.1, 1.0]),), np.array([[1.0], [-2.0], [5.0]]), "linear")
     for node, value in zip([0.0, 0.1, 1.0], [1.0, -2.0, 5.0], strict=True):
-        series = f.series(np.array([[node]]), np.array([[node]]), 3)
+        series = f.series(Cells.boxes(np.array([[node]]), np.array([[node]])), 3)
         assert abs(series.parts[0][0].mid[0, 0] - value) <= series.parts[0][0].rad[0, 0] + series.remainder[0, 0]
         assert series.remainder[0, 0] < 1e-14
-    assert not np.isfinite(f.series(np.array([[0.05]]), np.array([[0.2]]), 3).remainder[0, 0])
+    assert not np.isfinite(f.series(Cells.boxes(np.array([[0.05]]), np.array([[0.2]])), 3).remainder[0, 0])
     assert list(f.breakpoints(0, 0.0, 1.0)) == [0.1]
-    outside = f.series(np.array([[-1.0], [0.5], [2.0]]), np.array([[-0.5], [1.5], [3.0]]), 3)
+    outside = f.series(Cells.boxes(np.array([[-1.0], [0.5], [2.0]]), np.array([[-0.5], [1.5], [3.0]])), 3)
     assert not np.isfinite(outside.remainder).any()
 
 
 def test_a_tie_admits_every_nearest_value():
     f = GridTarget((np.array([0.0, 1.0, 3.0]),), np.array([[0.0], [10.0], [20.0]]), "nearest")
     for tie, low, high in ((0.5, 0.0, 10.0), (2.0, 10.0, 20.0)):
-        series = f.series(np.array([[tie]]), np.array([[tie]]), 2)
+        series = f.series(Cells.boxes(np.array([[tie]]), np.array([[tie]])), 2)
         mid, reach = series.parts[0][0].mid[0, 0], series.parts[0][0].rad[0, 0] + series.remainder[0, 0]
         assert mid - reach <= low
         assert high <= mid + reach
@@ -203,7 +204,7 @@ def test_nearest_at_midpoints_that_no_float_represents(a, b):
             for v, z, other in ((0.0, a, b), (1.0, b, a))
             if abs(Fraction(x) - Fraction(z)) <= abs(Fraction(x) - Fraction(other))
         ]
-        series = f.series(np.array([[x]]), np.array([[x]]), 1)
+        series = f.series(Cells.boxes(np.array([[x]]), np.array([[x]])), 1)
         mid, reach = series.parts[0][0].mid[0, 0], series.parts[0][0].rad[0, 0] + series.remainder[0, 0]
         for value in true:
             assert abs(value - mid) <= reach

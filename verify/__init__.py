@@ -11,6 +11,7 @@ from verify.lower_bound import Alternation, ZigZag, alternation, zigzag
 from verify.model import Head, Layer, ModelError, Prefix, Transformer, forward
 from verify.prove import Claim, prove
 from verify.regularity import Enclosed, lipschitz_constant, value_range
+from verify.sphere import Sphere, SphereError
 from verify.target import ExpressionTarget, GridTarget, LipschitzTarget, Provenance, Target, TargetError
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "Node",
     "Prefix",
     "Provenance",
+    "Sphere",
+    "SphereError",
     "Status",
     "Target",
     "TargetError",

@@ -27,7 +27,7 @@ from scipy.spatial import KDTree
 
 from verify.ball import EXP_RELATIVE_ERROR, TINY, UP, U, gamma
 from verify.domain import Box
-from verify.head import AffineHead
+from verify.affine import AffineHead
 from verify.target import LipschitzTarget
 
 __all__ = [

@@ -31,127 +31,23 @@ from math import factorial
 import numpy as np
 from jaxtyping import Float, Int
 
-from verify.ball import EXP_RELATIVE_ERROR, TINY, UP, Ball, U, exp, gamma, inverse
+from verify.ball import EXP_RELATIVE_ERROR, TINY, UP, Ball, U, exp, gamma
+from verify.affine import AffineHead
+from verify.cells import Cells
 from verify.compensated import accurate_affine
-from verify.model import Prefix, Transformer
-from verify.monomials import Jet, homogeneous_product, monomials
+from verify.moments import Moments, quotient, raised, slope_tail
+from verify.monomials import Jet
 
 __all__ = [
-    "AffineHead",
     "HeadSeries",
     "Tokens",
-    "UnsupportedModelError",
-    "affine_head",
+    "TokenValues",
     "enclose_head",
     "select_tokens",
 ]
 
-Boxes = Float[np.ndarray, "boxes n"]
-
-
-class UnsupportedModelError(ValueError):
-    """A model whose sup norm this prover does not handle (several layers or heads, attention to data tokens)."""
-
-
-@dataclass(frozen=True, eq=False)
-class AffineHead:
-    """A model read as one head with affine logits.
-
-    slopes (tokens, n), biases (tokens,), values (tokens, k) with entrywise error bounds *_error of the same shapes (zero when
-    the frozen matrices only select coordinates, as hand-built ones do); the logits of the float64 forward pass are within
-    logit_gamma * (|slopes| |x| + |biases|) of the exact ones, its outputs get `output_gamma` * sum w |v| on top.
-    """
-
-    slopes: Float[np.ndarray, "tokens n"]
-    biases: Float[np.ndarray, " tokens"]
-    values: Float[np.ndarray, "tokens k"]
-    slope_scale: Float[np.ndarray, "tokens n"]
-    bias_scale: Float[np.ndarray, " tokens"]
-    value_scale: Float[np.ndarray, "tokens k"]
-    parameter_gamma: float
-    value_gamma: float
-    logit_gamma: float
-    output_gamma: float
-
-
-def _selects(matrix: np.ndarray) -> bool:
-    """Whether a product with this matrix is exact in floating point: at most one entry per row, a power of two."""
-    nonzero = matrix[matrix != 0]
-    return bool(((matrix != 0).sum(axis=1) <= 1).all() and (np.frexp(np.abs(nonzero))[0] == 0.5).all())
-
-
-def _within_scale(name: str, matrix: np.ndarray, least: float, most: float) -> None:
-    """Refuse entries whose products could leave float64's range. Within these, what underflow loses anywhere in the logits is at
-    most 2^-1074 2^150 1e150 times a few dimensions, far below `_UNDERFLOW`; matrices of zeros and ones lose nothing."""
-    size = np.abs(matrix[matrix != 0])
-    if size.size and not (size.min() >= least and size.max() <= most):
-        raise UnsupportedModelError(
-            f"{name} has entries outside [{least:.3g}, {most:.3g}], beyond the scale float64 can carry"
-        )
-
-
 _UNDERFLOW = 1e-100
 """Absolute error of a logit that covers every underflow on the way to it (see _within_scale)."""
-
-
-def affine_head(model: Transformer, prefix: Prefix) -> AffineHead:
-    """Read a one-layer, one-head model that attends to its prefix alone as a head with affine logits.
-
-    logits = K W_Q (E x + e): slopes K W_Q E, biases K W_Q e; values V W_O^T R^T. Every matrix product of inner length m is
-    computed within gamma_m of the product of absolute values. Raises UnsupportedModelError for other models.
-    """
-    model.accepts(prefix)
-    if (
-        len(model.layers) != 1
-        or len(model.layers[0].heads) != 1
-        or model.layers[0].residual
-        or model.layers[0].heads[0].attends_to_data
-    ):
-        raise UnsupportedModelError(
-            "this prover handles one layer with one head that attends to its prefix alone, without residual"
-        )
-    head = model.layers[0].heads[0]
-    frozen = (("embedding", model.embedding), ("offset", model.offset), ("query", head.query))
-    frozen += (("output", head.output), ("readout", model.readout))
-    for name, matrix in frozen:
-        _within_scale(name, matrix, 2.0**-150, 2.0**150)
-    if not all(np.isin(np.abs(matrix), (0.0, 1.0)).all() for _, matrix in frozen):
-        _within_scale("prefix keys", prefix.keys[0][0], 0.0, 1e150)
-        _within_scale("prefix values", prefix.values[0][0], 0.0, 1e150)
-    keys, values = prefix.keys[0][0], prefix.values[0][0]
-    d_k, d = head.query.shape
-    n = model.inputs
-    # a row that both copies a coordinate and adds a constant rounds
-    in_place = (model.offset != 0)[:, None] & (model.embedding != 0)
-    exact_in = _selects(model.embedding) and _selects(head.query) and not in_place.any()
-    exact_out = _selects(head.output) and _selects(model.readout)
-    query_in, query_offset = head.query @ model.embedding, head.query @ model.offset
-    out = head.output.T @ model.readout.T
-    size_in, size_offset = np.abs(head.query) @ np.abs(model.embedding), np.abs(head.query) @ np.abs(model.offset)
-    size_out = np.abs(head.output).T @ np.abs(model.readout).T
-    exact_slopes = exact_in and _selects(query_in.T)  # each slope is then a single product with a power of two
-    exact_biases = exact_in and _selects(query_offset[None, :])
-    parameter_gamma = 0.0 if exact_slopes and exact_biases else gamma(d_k + d + n + 4)
-    exact_values = exact_out and _selects(out.T)
-    # weights are summed before they are normalised, so the forward pass forms sums of up to `tokens` values
-    largest = len(keys) * max(float(np.abs(values).max()), float((np.abs(values) @ size_out).max(initial=0.0)))
-    if not largest < 2.0**1000:
-        raise UnsupportedModelError(
-            "sums of the values overflow float64 on their way through the head, output and readout"
-        )
-    return AffineHead(
-        slopes=keys @ query_in,
-        biases=keys @ query_offset,
-        values=values @ out,
-        slope_scale=np.abs(keys) @ size_in * (1 + gamma(d_k + d + 4)),
-        bias_scale=np.abs(keys) @ size_offset * (1 + gamma(d_k + d + 4)),
-        value_scale=np.abs(values) @ size_out * (1 + gamma(out.shape[0] + model.readout.shape[1] + 4)),
-        parameter_gamma=parameter_gamma,
-        value_gamma=0.0 if exact_values else gamma(values.shape[1] + model.readout.shape[1] + 4),
-        logit_gamma=gamma(d_k) if exact_in else gamma(d_k + d + n + 4),
-        output_gamma=gamma(len(keys) + 1)
-        + (0.0 if exact_values else gamma(values.shape[1] + model.readout.shape[1] + 4)),
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,22 +63,25 @@ class Tokens:
     moment: Float[np.ndarray, " k"]
 
 
-def select_tokens(head: AffineHead, candidates: Tokens, lo: np.ndarray, hi: np.ndarray, negligible: float) -> Tokens:
-    """Drop tokens whose weight is below e^negligible times another's all over the region [lo, hi] (each (n,)).
+def select_tokens(head: AffineHead, candidates: Tokens, region: Cells, negligible: float) -> Tokens:
+    """Drop tokens whose weight is below e^negligible times another's all over the region (one cell).
 
-    gap_j = sup over the region of s_j - s_best <= (s_j - s_best)(c) + <|a_j - a_best|, r>, computed with its own rounding bound.
+    gap_j = sup over the region of s_j - s_best <= (s_j - s_best)(c) + |<a_j - a_best, axes>|_1, computed with its own rounding bound.
     """
     index = candidates.index
-    c = lo + (hi - lo) * 0.5
-    r = np.maximum(hi - c, c - lo) * (1 + 4 * U)
+    c = region.centre[0]
     a, b = head.slopes[index], head.biases[index]
     logits = a @ c + b
-    size = head.slope_scale[index] @ np.abs(np.maximum(np.abs(lo), np.abs(hi))) + head.bias_scale[index]
-    slack = (gamma(a.shape[1] + 4) + 2 * head.parameter_gamma) * (size + size[np.argmax(logits)]) * UP
+    size = head.slope_scale[index] @ np.maximum(np.abs(region.lo[0]), np.abs(region.hi[0])) + head.bias_scale[index]
     best = int(np.argmax(logits))
-    gap = (logits - logits[best]) + np.abs(a - a[best]) @ r * (1 + gamma(a.shape[1] + 4)) + slack + 1e-9
+    slack = (gamma(a.shape[1] + 4) + 2 * head.parameter_gamma) * (size + size[best]) * UP
+    slack = slack + (head.logit_slack[index] + head.logit_slack[index][best]) * UP
+    swing, swing_error = region.along((a - a[best])[None])
+    reach = (np.abs(swing[0]).sum(axis=1) + swing_error[0]) * (1 + gamma(a.shape[1] + 4))
+    gap = (logits - logits[best]) + reach + slack + 1e-9
     # a token whose logit is itself uncertain stays, so that a dropped one's weight is off by a factor of at most 3
-    keep = ~((gap < negligible) & (head.logit_gamma * size < 0.5))
+    uncertain = head.logit_gamma * size + head.executed_slack[index]
+    keep = ~((gap < negligible) & (uncertain < 0.5))
     keep[best] = True
     dropped = exp(Ball.exact(gap[~keep])).upper()
     values = head.value_scale[index][~keep] * (1 + 2 * head.value_gamma)  # at least |values|
@@ -216,19 +115,18 @@ class TokenValues:
 
 
 def enclose_head(
-    head: AffineHead, tokens: Tokens, lo: Boxes, hi: Boxes, order: int, own: TokenValues | None = None
+    head: AffineHead, tokens: Tokens, cells: Cells, order: int, own: TokenValues | None = None
 ) -> HeadSeries:
-    """Enclose the head over each box [lo, hi] by a polynomial of degree < order in tau and a remainder.
+    """Enclose the head over each cell by a polynomial of degree < order in tau and a remainder.
 
     With `own`, the head's values are replaced by box-dependent, affine ones (one output): used to bound the error against all
     Lipschitz functions, where token j is off by at most L |x - z_j|.
     """
-    n = lo.shape[1]
-    c = lo + (hi - lo) * 0.5
-    r = np.maximum(hi - c, c - lo) * (1 + 4 * U)
+    c, r = cells.centre, cells.half
+    boxes, n = c.shape
     a, b = head.slopes[tokens.index], head.biases[tokens.index]
     count = len(b)
-    far = np.maximum(np.abs(lo), np.abs(hi))
+    far = np.maximum(np.abs(cells.lo), np.abs(cells.hi))
     size = (
         far @ head.slope_scale[tokens.index].T + head.bias_scale[tokens.index]
     )  # (boxes, tokens) magnitude of a logit's terms
@@ -245,18 +143,23 @@ def enclose_head(
             axis=1, keepdims=True
         )  # the ball of exp and this division: at most 12 u relative, see rho
         mean_key = weights @ a
-        y = (a[None] - mean_key[:, None, :]) * r[:, None, :]
-        y_size = np.abs(y).sum(axis=2)
-        reach = y_size * (1 + 8 * U * (n + 1)) + TINY
+        y, y_error = cells.along(a[None] - mean_key[:, None, :])
+        reach = (np.abs(y).sum(axis=2) + y_error) * (1 + 8 * U * (n + 1)) + TINY
         # what p and y got wrong, as a relative error of the token's weight: exp and scaling, the logit at c, the slopes
         rho = (
-            logit_error + 4 * U * y_size + head.parameter_gamma * (r @ head.slope_scale[tokens.index].T) + 12 * U
+            logit_error
+            + y_error
+            + head.parameter_gamma * (r @ head.slope_scale[tokens.index].T)
+            + head.logit_slack[tokens.index]
+            + 12 * U
         ) * UP
         # the forward pass: logits, their difference from the maximum (<= gap at c + 2 * largest reach), exp
         executed = (
             _executed_logit_error(head, tokens.index, far, r, logits, size)
             + U * (np.abs(relative) + 2 * reach.max(axis=1, keepdims=True))
             + 2 * EXP_RELATIVE_ERROR
+            + head.logit_slack[tokens.index]
+            + head.executed_slack[tokens.index]
         ) * UP + _UNDERFLOW
         # below e^-650 the computed weight may be off by its own size: it was raised to e^-690 here (to e^-700 in the forward pass)
         vanishing = relative < -650
@@ -277,9 +180,9 @@ def enclose_head(
         outputs = start.shape[1]
         grow = exp(Ball.exact(np.minimum(reach, 200.0)))
         growth = np.where(reach > 100, np.inf, grow.mid + grow.rad)
-        moments = _Moments(y, weights, order)
-        d = moments.parts(np.ones((len(lo), count)))
-        d_low, d_first = d[0].lower()[:, 0], d[1].magnitude().sum(axis=1) if order > 1 else np.full(len(lo), np.inf)
+        moments = Moments(y, weights, order)
+        d = moments.parts(np.ones((boxes, count)))
+        d_low, d_first = d[0].lower()[:, 0], d[1].magnitude().sum(axis=1) if order > 1 else np.full(boxes, np.inf)
         if order == 1:
             d_first = (weights * reach).sum(axis=1) * (1 + gamma(count + 4))
         floor = (d_low - d_first * (1 + 4 * U)) * (1 - 4 * U)
@@ -295,7 +198,7 @@ def enclose_head(
         tail = reach**order / factorial(order) * growth * weights * UP  # (boxes, tokens)
         r_d = tail.sum(axis=1) * (1 + 2 * gamma(count + 8 + order)) + TINY
         parts: list[Jet] = []
-        remainder, rounding = np.empty((len(lo), outputs)), np.empty((len(lo), outputs))
+        remainder, rounding = np.empty((boxes, outputs)), np.empty((boxes, outputs))
         weight_error = np.expm1(np.minimum(rho, 3.0)) * (1 + 1e-6)
         step_error = np.expm1(np.minimum(executed, 3.0)) * (1 + 1e-6)
         weight_error = np.where(rho <= 3, weight_error, np.inf)
@@ -306,17 +209,17 @@ def enclose_head(
             numerator = moments.parts(dv)
             if own is not None:
                 for axis in range(n):
-                    numerator = _raise(numerator, moments.parts(own.slope[:, :, axis]), axis, n)
-            q = _quotient(numerator, d, n)
+                    numerator = raised(numerator, moments.parts(own.slope[:, :, axis]), axis, n)
+            q = quotient(numerator, d, n)
             q_sizes = [p.magnitude().sum(axis=1) for p in q]
             d_sizes = [p.magnitude().sum(axis=1) for p in d]
-            products = np.zeros(len(lo))
+            products = np.zeros(boxes)
             for k in range(order):
                 for m in range(max(0, order - k), order):
                     products = products + q_sizes[k] * d_sizes[m]
             r_n = (tail * np.abs(dv)).sum(axis=1) * (1 + 2 * gamma(count + 8 + order)) + TINY
             if own is not None:
-                r_n = r_n + _slope_tail(own.slope, weights, reach, growth, order, count)
+                r_n = r_n + slope_tail(own.slope, weights, reach, growth, order, count)
             q_total = sum(q_sizes)
             main = (products + r_n + q_total * r_d) / floor * (1 + 1e-9) + TINY
             away = q_total + main  # |ghat - v0| over the box
@@ -329,7 +232,7 @@ def enclose_head(
             if own is None:
                 dropped = tokens.moment[i] + tokens.share * (np.abs(start[:, i]) + away + wobble)
             else:
-                dropped = np.full(len(lo), tokens.share * own.largest)
+                dropped = np.full(boxes, tokens.share * own.largest)
             remainder[:, i] = (main + wobble + dropped) * (1 + 64 * U) + TINY
             # true weights are at most (1 + weight_error) / (1 - total_weight_error) times those of ghat
             true = (1 + weight_error) * (1 + 4 * U)
@@ -362,68 +265,3 @@ def _executed_logit_error(
 
 def _positive(x: np.ndarray) -> np.ndarray:
     return np.where(x > 0.5, x, np.nan)
-
-
-def _slope_tail(
-    slope: np.ndarray, weights: np.ndarray, reach: np.ndarray, growth: np.ndarray, order: int, count: int
-) -> np.ndarray:
-    """sum_j p_j |slope_j|_1 |y_j|^(J-1)/(J-1)! e^|y_j|: tail of the part of the numerator that is linear in tau."""
-    term = weights * np.abs(slope).sum(axis=2) * reach ** (order - 1) / factorial(order - 1) * growth
-    return term.sum(axis=1) * (1 + 2 * gamma(count + 8 + order)) + TINY
-
-
-class _Moments:
-    """sum_j p_j h_j y_j^k / k! for all |k| < order, in ball arithmetic, for any token function h.
-
-    A term is a product of at most 3k + 4 rounded factors, and the sum over tokens may run in any order: the error is at most
-    gamma_{tokens + 4 order + 8} times the same sum of absolute values.
-    """
-
-    def __init__(self, y: np.ndarray, weights: np.ndarray, order: int) -> None:
-        boxes, count, self.n = y.shape
-        self.order, self.weights = order, weights
-        self.slack = gamma(count + 4 * order + 8) * 1.01
-        powers = []
-        for axis in range(self.n):
-            rows = np.empty((boxes, order, count))
-            rows[:, 0] = 1.0
-            for k in range(1, order):
-                rows[:, k] = rows[:, k - 1] * (y[:, :, axis] / k)
-            powers.append(rows)
-        self.right = np.swapaxes(powers[-1], 1, 2)  # (boxes, tokens, order)
-        left = np.ones((boxes, 1, count))
-        for rows in powers[:-1]:
-            left = (left[:, :, None, :] * rows[:, None, :, :]).reshape(boxes, -1, count)
-        self.left = left
-        self.index = [tuple(monomials(self.n, d).T) for d in range(order)]
-
-    def parts(self, h: np.ndarray) -> list[Ball]:
-        weighted = self.weights * h
-        boxes = len(weighted)
-        shape = (boxes, *([self.order] * self.n))
-        mid = ((self.left * weighted[:, None, :]) @ self.right).reshape(shape)
-        rad = ((np.abs(self.left) * np.abs(weighted)[:, None, :]) @ np.abs(self.right)).reshape(
-            shape
-        ) * self.slack + TINY
-        return [Ball(mid[(slice(None), *ix)], rad[(slice(None), *ix)]) for ix in self.index]
-
-
-def _raise(parts: list[Ball], extra: list[Ball], axis: int, n: int) -> list[Ball]:
-    """parts + tau_axis * extra, cut at the same degree."""
-    out = [parts[0]]
-    unit = np.zeros((1, n))
-    unit[0, axis] = 1.0
-    for d in range(1, len(parts)):
-        out.append(parts[d] + homogeneous_product(extra[d - 1], Ball.exact(unit), n, d - 1, 1))
-    return out
-
-
-def _quotient(numerator: list[Ball], denominator: list[Ball], n: int) -> list[Ball]:
-    reciprocal = inverse(denominator[0])
-    q: list[Ball] = []
-    for d in range(len(numerator)):
-        rest = numerator[d]
-        for i in range(d):
-            rest = rest - homogeneous_product(q[i], denominator[d - i], n, i, d - i)
-        q.append(rest * reciprocal)
-    return q

@@ -294,17 +294,20 @@ def _unary(op: str, u: Jet, n: int, order: int, boxes: int, strict: bool, thin: 
 def _variable(i: int, centre: Ball, radius: np.ndarray, n: int, order: int) -> Jet:
     out: Jet = [centre[:, i : i + 1], *([None] * order)]
     if order >= 1:
-        slope = np.zeros(radius.shape)
-        slope[:, i] = radius[:, i]
-        out[1] = Ball.exact(slope)
+        if radius.ndim == 3:
+            out[1] = Ball.exact(radius[:, i, :])
+        else:
+            slope = np.zeros(radius.shape)
+            slope[:, i] = radius[:, i]
+            out[1] = Ball.exact(slope)
     return out
 
 
 def jets(expression: Expression, centre: Ball, radius: np.ndarray, order: int, strict: bool = False) -> list[Jet]:
     """Taylor coefficients in tau of each output, for x = centre + radius * tau.
 
-    centre: (boxes, n) balls, points or whole boxes; radius: (boxes, n) half-widths, exact. Returns one jet per output, parts
-    0..order; an entry that cannot be bounded has an infinite or NaN radius. The values hold at every point where the
+    centre: (boxes, n) balls, points or whole boxes; radius: (boxes, n) half-widths, or (boxes, n, n) whose columns are the axes of
+    oriented cells, exact. Returns one jet per output, parts 0..order; an entry that cannot be bounded has an infinite or NaN radius. The values hold at every point where the
     expression is defined (as a real function); with `strict`, a box that may reach where it is not gets NaN.
     """
     boxes, n = centre.shape

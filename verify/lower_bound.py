@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from verify.ball import Ball
+from verify.cells import Cells
 from verify.domain import Box
 from verify.jets import jets
 from verify.target import ExpressionTarget, GridTarget
@@ -117,8 +118,8 @@ class Alternation:
             return False
         with np.errstate(all="ignore"):
             series = target.series(
-                points, points, 1
-            )  # boxes that are points: the zeroth part and a rounding-sized remainder
+                Cells.boxes(points, points), 1
+            )  # cells that are points: the zeroth part and a rounding-sized remainder
             value = series.parts[self.component][0]
             assert value is not None
             if isinstance(

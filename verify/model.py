@@ -45,12 +45,14 @@ def _matrix(name: str, x: np.ndarray, rows: int | None, columns: int | None) -> 
 @dataclass(frozen=True, eq=False)
 class Head:
     """One attention head. query: (d_k, d); output: (d_out, d_v); key: (d_k, d) and value: (d_v, d) act on data tokens and are
-    absent from a head that attends to its prefix alone (cross-attention to the prefix)."""
+    absent from a head that attends to its prefix alone (cross-attention to the prefix). normalised: without it the head sums
+    e^{s_j} V_j and does not divide: the core head of Petrov, Torr and Bibi, which attends to its prefix alone."""
 
     query: Float[np.ndarray, "d_k d"]
     output: Float[np.ndarray, "d_out d_v"]
     key: Float[np.ndarray, "d_k d"] | None = None
     value: Float[np.ndarray, "d_v d"] | None = None
+    normalised: bool = True
 
     def __post_init__(self) -> None:
         q = _matrix("head.query", self.query, None, None)
@@ -59,6 +61,8 @@ class Head:
         object.__setattr__(self, "output", o)
         if (self.key is None) != (self.value is None):
             raise ModelError("head: key and value matrices come together, or not at all")
+        if self.key is not None and not self.normalised:
+            raise ModelError("head: one without normalisation attends to its prefix alone")
         if self.key is not None and self.value is not None:
             object.__setattr__(self, "key", _matrix("head.key", self.key, q.shape[0], q.shape[1]))
             object.__setattr__(self, "value", _matrix("head.value", self.value, o.shape[1], q.shape[1]))
@@ -110,12 +114,17 @@ class Prefix:
 
 @dataclass(frozen=True, eq=False)
 class Transformer:
-    """Frozen weights. embedding: (d, n) and offset: (d,) put a point x into the stream as h = E x + e; readout: (k, d_out)."""
+    """Frozen weights. embedding: (d, n) and offset: (d,) put a point x into the stream as h = E x + e; readout: (k, d_out).
+
+    positions: (T, d) is the positional encoding: row t is added to the stream of token t, and the model then reads sequences of at
+    most T tokens. Without it, every token is treated alike and any length will do.
+    """
 
     embedding: Float[np.ndarray, "d n"]
     offset: Float[np.ndarray, " d"]
     layers: tuple[Layer, ...]
     readout: Float[np.ndarray, "k d_out"]
+    positions: Float[np.ndarray, "T d"] | None = None
 
     def __post_init__(self) -> None:
         e = _matrix("model.embedding", self.embedding, None, None)
@@ -138,6 +147,11 @@ class Transformer:
                 raise ModelError(f"model: layer {l} adds outputs of different widths {sorted(widths)}")
             width = widths.pop()
         object.__setattr__(self, "readout", _matrix("model.readout", self.readout, None, width))
+        if self.positions is not None:
+            positions = _matrix("model.positions", self.positions, None, e.shape[0])
+            if len(positions) == 0:
+                raise ModelError("model.positions: no rows; give one per token of the longest sequence, or None")
+            object.__setattr__(self, "positions", positions)
 
     @property
     def inputs(self) -> int:
@@ -148,6 +162,13 @@ class Transformer:
     def outputs(self) -> int:
         """Number k of output components."""
         return self.readout.shape[0]
+
+    def admits(self, length: int) -> None:
+        """Raise ModelError if sequences of `length` tokens are longer than the positional encoding."""
+        if self.positions is not None and length > len(self.positions):
+            raise ModelError(
+                f"x: sequences of {length} tokens, the model has positions for {len(self.positions)}; shorten the sequence"
+            )
 
     def accepts(self, prefix: Prefix) -> None:
         """Raise ModelError unless the prefix fits the layers and heads."""
@@ -165,13 +186,17 @@ def forward(model: Transformer, prefix: Prefix, x: Float[np.ndarray, "*batch n"]
     """The reference forward pass in float64: stable softmax, in blocks of at most `MEMORY_BUDGET` bytes of weights.
 
     x: (batch, n) points, each a sequence of one token, or (batch, T, n) sequences; returns (batch, k) or (batch, T, k).
-    Raises ModelError if the shapes do not fit.
+    The stream starts as (E x + e) + positions[t]. Raises ModelError if the shapes do not fit, or a sequence is longer than the
+    positional encoding.
     """
     model.accepts(prefix)
     points = np.asarray(x, dtype=np.float64)
     if points.ndim not in (2, 3) or points.shape[-1] != model.inputs:
         raise ModelError(f"x: shape {points.shape}, expected (batch, {model.inputs}) or (batch, T, {model.inputs})")
     stream = (points if points.ndim == 3 else points[:, None, :]) @ model.embedding.T + model.offset
+    if model.positions is not None:
+        model.admits(stream.shape[1])
+        stream = stream + model.positions[: stream.shape[1]]
     for l, layer in enumerate(model.layers):
         added = sum(_attend(head, prefix.keys[l][h], prefix.values[l][h], stream) for h, head in enumerate(layer.heads))
         stream = stream + added if layer.residual else np.asarray(added)
@@ -187,7 +212,8 @@ def _attend(head: Head, keys: np.ndarray, values: np.ndarray, stream: np.ndarray
         flat, out = queries.reshape(batch * length, -1), mixed.reshape(batch * length, -1)
         rows = max(1, MEMORY_BUDGET // (8 * len(keys)))
         for start in range(0, len(flat), rows):
-            out[start : start + rows] = _softmax_mean(flat[start : start + rows] @ keys.T, values)
+            logits = flat[start : start + rows] @ keys.T
+            out[start : start + rows] = (_softmax_mean if head.normalised else _weighted_sum)(logits, values)
     else:
         assert head.key is not None
         assert head.value is not None
@@ -212,3 +238,10 @@ def _softmax_mean(logits: np.ndarray, values: np.ndarray) -> np.ndarray:
     np.maximum(logits, -700.0, out=logits)
     np.exp(logits, out=logits)
     return (logits @ values) / logits.sum(axis=1, keepdims=True)
+
+
+def _weighted_sum(logits: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """sum_j e^{s_j} V_j; overwrites the logits. Weights are kept at e^-700 or above, as in `_softmax_mean`."""
+    np.maximum(logits, -700.0, out=logits)
+    np.exp(logits, out=logits)
+    return logits @ values

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from verify.ball import UP, Ball, U, gamma
+from verify.cells import Cells
 from verify.expression import Expression
 from verify.jets import jets
 from verify.monomials import Jet, homogeneous_product
@@ -73,13 +74,12 @@ class ExpressionTarget:
         """Where boxes are best cut; none are known beforehand."""
         return np.array([])
 
-    def series(self, lo: np.ndarray, hi: np.ndarray, order: int) -> TargetSeries:
-        """Taylor coefficients at the centres up to a degree m <= order chosen box by box, remainder from degree m over the box:
+    def series(self, cells: Cells, order: int) -> TargetSeries:
+        """Taylor coefficients at the centres up to a degree m <= order chosen cell by cell, remainder from degree m over the cell:
         m = order where the target is smooth, 1 where it has a kink, 0 where only a range is known."""
-        c = lo + (hi - lo) * 0.5
-        r = np.maximum(hi - c, c - lo) * (1 + 4 * U)
-        at_centre = jets(self.expression, Ball.exact(c), r, order - 1)
-        at_box = jets(self.expression, Ball.between(lo, hi), r, order)
+        lo = cells.lo
+        at_centre = jets(self.expression, Ball.exact(cells.centre), cells.axes, order - 1)
+        at_box = jets(self.expression, Ball.between(cells.lo, cells.hi), cells.axes, order)
         parts, remainders = [], []
         for centre, box in zip(at_centre, at_box, strict=True):
             tails = np.stack([_size(p, len(lo)) for p in box])  # (order + 1, boxes)
@@ -170,7 +170,9 @@ class GridTarget:
         cuts = a if self.interpolation == "linear" else np.concatenate(_around_midpoints(a))
         return np.sort(cuts[(cuts > lo) & (cuts < hi)])
 
-    def series(self, lo: np.ndarray, hi: np.ndarray, order: int) -> TargetSeries:
+    def series(self, cells: Cells, order: int) -> TargetSeries:
+        """Polynomials on boxes inside one cell of the grid; an infinite remainder across cells. Boxes only."""
+        lo, hi = cells.lo, cells.hi
         if self.interpolation == "nearest":
             return self._nearest(lo, hi, order)
         return self._linear(lo, hi, order)
@@ -254,14 +256,15 @@ def _around_midpoints(a: Float[np.ndarray, " points"]) -> tuple[np.ndarray, np.n
     return np.nextafter(middle - margin, -np.inf), np.nextafter(middle + margin, np.inf)
 
 
-_NORMS = ("l2", "linf", "l1")
+_NORMS = ("l2", "linf", "l1", "geodesic")
 
 
 @dataclass(frozen=True, eq=False)
 class LipschitzTarget:
     """Every f with |f(x) - f(y)|_inf <= lipschitz |x - y| and f(points_j) = values_j: a black box of which only that is known.
 
-    points: (samples, n); values: (samples, k); norm: of the distance |x - y| ("l2", "linf" or "l1"). The constant is *declared*:
+    points: (samples, n); values: (samples, k); norm: of the distance |x - y| ("l2", "linf" or "l1"), or "geodesic", the angle
+    between points of a sphere. The constant is *declared*:
     a proof about this target is conditional on it.
     """
 
@@ -301,10 +304,12 @@ class LipschitzTarget:
 
         if len(self.points) < 2:
             return False
-        order = {"l2": 2, "linf": np.inf, "l1": 1}[self.norm]
+        order = {"l2": 2, "linf": np.inf, "l1": 1, "geodesic": 2}[self.norm]
         near = np.asarray(KDTree(self.points).query(self.points, k=min(9, len(self.points)), p=order)[1])[:, 1:]
         near = np.minimum(near, len(self.points) - 1)  # the tree says "none" for neighbours at infinite distance
         distance = np.linalg.norm(self.points[:, None] - self.points[near], ord=order, axis=2)
+        if self.norm == "geodesic":
+            distance = 2 * np.arcsin(np.minimum(distance / 2, 1.0))
         change = np.abs(self.values[:, None] - self.values[near]).max(axis=2)
         noise = 64 * U * np.abs(self.values).max()  # a black box's own rounding
         return bool((change > self.lipschitz * distance * (1 + 1e-9) + noise).any())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from verify.ball import UP, U
-from verify.head import AffineHead, Tokens, TokenValues, enclose_head
+from verify.affine import AffineHead
+from verify.cells import Cells
+from verify.head import Tokens, TokenValues, enclose_head
 from verify.polynomial import sup_norm
 from verify.target import LipschitzTarget
 
@@ -16,8 +18,7 @@ def worst_case(
     head: AffineHead,
     target: LipschitzTarget,
     tokens: Tokens,
-    lo: np.ndarray,
-    hi: np.ndarray,
+    cells: Cells,
     order: int,
     largest: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -30,10 +31,9 @@ def worst_case(
     d = c - z (as sqrt(1 + t) <= 1 + t/2). l1: exact where no coordinate changes sign. linf, and boxes too close to z: the
     norm at the centre, give or take the norm of the half-widths.
     """
-    index, n = tokens.index, lo.shape[1]
+    index, n = tokens.index, cells.centre.shape[1]
     z = target.points[index]
-    c = lo + (hi - lo) * 0.5
-    r = np.maximum(hi - c, c - lo) * (1 + 4 * U)
+    c, r = cells.centre, cells.half
     mismatch = np.abs(head.values[index] - target.values[index]).max(axis=1)
     mismatch = mismatch * (1 + 4 * U) + (head.value_gamma * head.value_scale[index]).max(axis=1)
     d = c[:, None, :] - z[None]
@@ -67,8 +67,8 @@ def worst_case(
     own = TokenValues(
         constant * distance + mismatch, constant * slope, (constant * excess + 4 * U * mismatch) * UP, largest
     )
-    g = enclose_head(head, tokens, lo, hi, order, own)
-    run = enclose_head(head, tokens, lo, hi, 2)
+    g = enclose_head(head, tokens, cells, order, own)
+    run = enclose_head(head, tokens, cells, 2)
     rounding = run.rounding.max(axis=1)
     upper = ((sup_norm(g.parts[0], n) + g.remainder[:, 0]) * UP + rounding) * UP
     return upper, rounding, g.spread
