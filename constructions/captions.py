@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from verify import Status
+from verify import Sphere, Status
 from verify.certificate import downward, upward
 
 if TYPE_CHECKING:
@@ -20,7 +20,11 @@ def shortened(text: str, width: int) -> str:
 
 def names_of(c: Compiled) -> tuple[str, ...]:
     """The coordinates' names."""
-    return c.domain.names or tuple(f"x{i}" for i in range(c.domain.dimension))
+    if c.domain.names:
+        return c.domain.names
+    if isinstance(c.domain, Sphere):
+        return c.domain.default_names()
+    return tuple(f"x{i}" for i in range(c.domain.dimension))
 
 
 def status_words(c: Compiled) -> str:

@@ -120,9 +120,21 @@ def _compile(
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write the compiled prefix.")],
     domain: Annotated[
         list[str] | None,
-        typer.Option("--domain", help='"x=-1:1", repeated or "x=-1:1,y=0:1"; by default [0, 1] for every variable.'),
+        typer.Option(
+            "--domain",
+            help='"x=-1:1", repeated or "x=-1:1,y=0:1"; by default [0, 1] for every variable. "sphere:2" is S^2 in x, y, z, '
+            'and "sphere:2:u,v,w" names its coordinates.',
+        ),
     ] = None,
-    method: Annotated[str, typer.Option("--method", help="auto, minimax, bernstein, laplacian or covering.")] = "auto",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method", help="auto, minimax, bernstein, laplacian or covering; on a sphere split, core or classical."
+        ),
+    ] = "auto",
+    sequence_length: Annotated[
+        int, typer.Option("--sequence-length", help="Longest sequence a classical head is proved for.")
+    ] = 64,
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Refuse what would need more tokens.")] = 20_000,
     effort: Annotated[float, typer.Option("--effort", help="Seconds to spend on a shorter prefix.")] = 0.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
@@ -132,10 +144,17 @@ def _compile(
     from constructions.compile import compile_prefix
     from constructions.parse import parse_domain, parse_expression
 
-    box = parse_domain(",".join(domain)) if domain else None
+    where = parse_domain(",".join(domain)) if domain else None
     f = parse_expression(formula)
     compiled = compile_prefix(
-        f, eps, box, method=method, max_tokens=max_tokens, effort=effort, progress=False if quiet else None
+        f,
+        eps,
+        where,
+        method=method,
+        max_tokens=max_tokens,
+        effort=effort,
+        sequence_length=sequence_length,
+        progress=False if quiet else None,
     )
     compiled.save(out)
     if not quiet:

@@ -13,11 +13,14 @@ from threadpoolctl import threadpool_limits
 
 from constructions.compiled import Compiled, claim_of
 from constructions.errors import CompileError, EpsilonError, MethodError, NotProvedError, TooLongError
-from constructions.methods import METHODS, Limits, Method, tokens_needed
+from constructions.methods import Limits, Method
 from constructions.problem import Problem, understand
 from constructions.progress import reporting
 from constructions.proposal import Proposal
-from verify import Certificate, Claim, GridTarget, LipschitzTarget, Target, prove, value_range
+from constructions.sequences import compile_sequences
+from constructions.tables import COVERS, methods_for, theorem_of, tokens_needed
+from verify import Certificate, Claim, GridTarget, LipschitzTarget, Sequences, Sphere, Target, prove, value_range
+from verify.affine import MOST_DATA_TOKENS
 
 __all__ = ["compile_prefix"]
 
@@ -37,6 +40,7 @@ def compile_prefix(
     max_tokens: int = 20_000,
     effort: float = 0.0,
     time_limit: float = 120.0,
+    sequence_length: int = 64,
     progress: Progress = None,
 ) -> Compiled:
     """Compile a target function into an attention prefix whose sup error over the domain is *proved* to be at most eps.
@@ -45,11 +49,15 @@ def compile_prefix(
     n = 1), which is traced to an expression where possible; or GridData(axes, values). A callable that cannot be traced is a
     black box and needs `lipschitz`.
     eps: sup-norm error, maximum over output components, rounding of the float64 execution included.
-    domain: Box, or what Box accepts; by default the unit box [0, 1]^n.
-    method: "auto" (the shortest that is proved), "minimax", "bernstein", "laplacian" or "covering".
-    lipschitz, norm: declared constant of a black box, |f(x) - f(y)|_inf <= lipschitz |x - y|_norm. The proof is then conditional on it.
+    domain: Box, or what Box accepts; by default the unit box [0, 1]^n. Sphere(m, symbols): f in the m + 1 ambient coordinates.
+    Sequences(T, Box(...)): f maps T tokens to T tokens, as expressions in the flattened coordinates `domain.names`.
+    method: "auto" (the shortest that is proved); on a box "minimax", "bernstein", "laplacian" or "covering"; on a sphere "split",
+    "core" or "classical"; for sequences "sequence", "shifted" or "two-layer".
+    lipschitz, norm: declared constant of a black box, |f(x) - f(y)|_inf <= lipschitz |x - y|_norm (on a sphere always the geodesic
+    distance). The proof is then conditional on it.
     max_tokens: refuse, before building, what would need more. effort: seconds to spend on a shorter prefix.
     time_limit: seconds after which the search for a provable prefix gives up (an attempt under way may take somewhat longer).
+    sequence_length: longest sequence for which a head that attends to data tokens ("classical") is proved.
     progress: None (a bar on a terminal after two seconds), True, False, or a callback (fraction, words).
 
     Raises a subclass of CompileError (a ValueError) naming the argument, the value, the reason and the next step.
@@ -60,14 +68,23 @@ def compile_prefix(
     for name, seconds in (("effort", effort), ("time_limit", time_limit)):
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e9:
             raise CompileError(f"{name} = {seconds!r} is not a number of seconds. Pass a finite number >= 0.")
+    if isinstance(sequence_length, bool) or not isinstance(sequence_length, (int, np.integer)) or sequence_length < 1:
+        raise CompileError(f"sequence_length = {sequence_length!r} is not a length. Pass a whole number >= 1.")
+    if sequence_length > MOST_DATA_TOKENS:
+        raise CompileError(
+            f"sequence_length = {sequence_length} is more than the kernel handles. Pass at most {MOST_DATA_TOKENS}."
+        )
     deadline = time.monotonic() + time_limit + effort
-    chosen = _methods(method)
+    limits = Limits(int(max_tokens), float(effort), deadline, int(sequence_length))
+    if isinstance(domain, Sequences):
+        return compile_sequences(f, eps, domain, method, limits, progress)
+    chosen = _methods(method, methods_for(domain))
     with reporting(progress) as report, threadpool_limits(1, "blas"):
         report(0.0, "reading the target")
         problem = understand(f, domain, lipschitz, norm)
         _refuse_unreachable(problem, eps)
         usable = _applicable(problem, chosen, method)
-        return _search(problem, usable, eps, Limits(int(max_tokens), float(effort), deadline), report)
+        return _search(problem, usable, eps, limits, report)
 
 
 def _accepted(eps: Any) -> float:
@@ -80,10 +97,10 @@ def _accepted(eps: Any) -> float:
     return value
 
 
-def _methods(method: str) -> tuple[Method, ...]:
-    chosen = METHODS if method == "auto" else tuple(m for m in METHODS if m.name == method)
+def _methods(method: str, table: tuple[Method, ...]) -> tuple[Method, ...]:
+    chosen = table if method == "auto" else tuple(m for m in table if m.name == method)
     if not chosen:
-        raise MethodError(value=method, known=["auto", *(m.name for m in METHODS)])
+        raise MethodError(value=method, known=["auto", *(m.name for m in table)])
     return chosen
 
 
@@ -91,7 +108,7 @@ def _applicable(problem: Problem, chosen: tuple[Method, ...], method: str) -> tu
     reasons = {m.name: m.refusal(problem) for m in chosen}
     usable = tuple(m for m in chosen if reasons[m.name] is None)
     if not usable:
-        known = [m.name for m in METHODS if m.refusal(problem) is None]
+        known = [m.name for m in methods_for(problem.domain) if m.refusal(problem) is None]
         raise MethodError(value=method, known=["auto", *known], reason=f"does not apply: it {reasons[method]}")
     return usable
 
@@ -141,12 +158,22 @@ def _search(
         source = min(sources, key=lambda s: s.next.length if s.next else math.inf)
         proposal = source.next
         assert proposal is not None
-        claim = claim_of(proposal, _target_for(problem, proposal), problem.domain, eps)
+        theorem = theorem_of(problem, proposal, limits.sequence_length, eps)
+        promised = None if theorem is None else theorem.tokens()
+        if promised is not None and proposal.length > promised:  # what is built keeps the theorem's promise, always
+            source.advance()
+            if source.next is None:
+                sources.remove(source)
+            continue
+        target = _target_for(problem, proposal)
+        claim = claim_of(proposal, target, problem.domain, eps, limits.sequence_length)
         certificate = _prove(claim, report, proposal, limits)
         attempts.append((proposal.method, proposal.length, str(certificate.status)))
         if certificate.proved:
             noted = replace(certificate, assumptions=certificate.assumptions + problem.assumptions)
-            return Compiled(claim, noted, proposal.method, proposal.grid, proposal.terms, attempts=tuple(attempts))
+            return Compiled(
+                claim, noted, proposal.method, proposal.grid, proposal.terms, attempts=tuple(attempts), theorem=theorem
+            )
         best = certificate if best is None or certificate.error_lower < best.error_lower else best
         source.advance()
         if source.next is None:
@@ -185,7 +212,8 @@ def _target_for(problem: Problem, proposal: Proposal) -> Target:
     if problem.target is not None:
         return problem.target
     assert problem.lipschitz is not None
-    return LipschitzTarget(proposal.grid["points"], proposal.values, problem.lipschitz, problem.norm, problem.name)
+    points = proposal.grid["keys" if isinstance(problem.domain, Sphere) else "points"]
+    return LipschitzTarget(points, proposal.values, problem.lipschitz, problem.norm, problem.name)
 
 
 def _prove(claim: Claim, report: Callable[[float, str], None], proposal: Proposal, limits: Limits) -> Certificate:
@@ -206,7 +234,8 @@ def _give_up(
         raise NotProvedError(
             certificate=best, status=str(best.status), eps=eps, next_step=late if limits.passed else ""
         )
-    needed = tokens_needed(problem, eps) if any(m.name == "covering" for m in methods) else None
+    covers = any(m.name in COVERS for m in methods)
+    needed = tokens_needed(problem, eps) if covers else None
     if needed is not None and needed > limits.max_tokens:
         options = ["a larger eps", "a smaller domain", f"max_tokens={needed}"]
         if problem.target is None:
@@ -217,12 +246,12 @@ def _give_up(
         raise CompileError(
             f"time_limit: no prefix was found in time by {names}. Pass a larger time_limit or a larger eps."
         )
-    if needed is None and any(m.name == "covering" for m in methods):
+    if needed is None and covers:
         raise CompileError(
             f"method = {names!r} found no head of at most {limits.max_tokens} tokens for eps = {eps:g}, and f has no finite Lipschitz "
             "constant on the domain (does it jump, or is its slope unbounded somewhere?). Pass a larger eps or a smaller domain."
         )
-    others = ", ".join(repr(m) for m in ["auto", *(m.name for m in METHODS)] if m not in names)
+    others = ", ".join(repr(m) for m in ["auto", *(m.name for m in methods_for(problem.domain))] if m not in names)
     raise CompileError(
         f"method = {names!r} found no head of at most {limits.max_tokens} tokens for eps = {eps:g}. Pass a larger eps, a smaller domain, "
         f"a larger max_tokens, or another method among {others}."

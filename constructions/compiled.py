@@ -25,40 +25,54 @@ from verify import (
     Layer,
     LipschitzTarget,
     Prefix,
+    Sphere,
     Target,
     Transformer,
     ZigZag,
     alternation,
+    forward,
     zigzag,
 )
 from verify import load as load_artefact
 from verify import save as save_artefact
+from verify.prove import Domain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from constructions.theorem import Theorem
 
 __all__ = ["Compiled", "PlotKind", "backbone", "claim_of", "load"]
 
 PlotKind = Literal["fit", "error", "tokens", "attention", "convergence"]
 
 
-def backbone(n: int, k: int) -> Transformer:
+def backbone(n: int, k: int, normalised: bool = True) -> Transformer:
     """The fixed, hand-built attention weights for functions R^n -> R^k: the same for every target and every eps.
 
     The stream is (x, 1): the embedding copies the point and the offset adds a constant coordinate, so that a key (a, b) makes
-    the logit <a, x> + b. Query and output matrices are identities, and the head attends to its prefix alone.
+    the logit <a, x> + b. Query and output matrices are identities, and the head attends to its prefix alone. normalised: False for
+    a core head, which sums exponentials and does not divide.
     """
     embedding = np.vstack([np.eye(n), np.zeros((1, n))])
     offset = np.zeros(n + 1)
     offset[n] = 1.0
-    return Transformer(embedding, offset, (Layer((Head(np.eye(n + 1), np.eye(k)),)),), np.eye(k))
+    return Transformer(embedding, offset, (Layer((Head(np.eye(n + 1), np.eye(k), normalised=normalised),)),), np.eye(k))
 
 
-def claim_of(proposal: Proposal, target: Target, domain: Box, eps: float) -> Claim:
-    """The claim that a proposed head, as a prefix on the fixed backbone, is within eps of the target."""
+def claim_of(proposal: Proposal, target: Target, domain: Box | Sphere, eps: float, sequence_length: int = 1) -> Claim:
+    """The claim that a proposed head, as a prefix on its fixed backbone, is within eps of the target."""
+    k = proposal.values.shape[1]
+    if proposal.method == "classical":
+        from constructions.petrov2024 import classical
+
+        m = domain.dimension - 1
+        prefix = classical.prefix_of(classical.prefix_tokens(proposal.slopes, proposal.values, m), m)
+        return Claim(classical.model(m, k), prefix, target, domain, eps, sequence_length)
     keys = np.column_stack([proposal.slopes, proposal.biases])
     prefix = Prefix(((keys,),), ((proposal.values,),))
-    return Claim(backbone(domain.dimension, proposal.values.shape[1]), prefix, target, domain, eps)
+    model = backbone(domain.dimension, k, normalised=proposal.method != "core")
+    return Claim(model, prefix, target, domain, eps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +81,8 @@ class Compiled:
 
     claim: model, prefix, target, domain and eps; certificate: what the kernel proved about them; method: the construction;
     grid: the discretisation it was built on; terms: the construction's a-priori error budget; rechecked: False for an object
-    read from a file, whose certificate is the stored one until `verify.check` proves it again.
+    read from a file, whose certificate is the stored one until `verify.check` proves it again; theorem: the paper's, with a bound of
+    the length as a formula, where there is one.
     """
 
     claim: Claim
@@ -77,6 +92,7 @@ class Compiled:
     terms: tuple[Term, ...] = ()
     rechecked: bool = True
     attempts: tuple[tuple[str, int, str], ...] = ()
+    theorem: Theorem | None = None
 
     @property
     def model(self) -> Transformer:
@@ -94,7 +110,7 @@ class Compiled:
         return self.claim.target
 
     @property
-    def domain(self) -> Box:
+    def domain(self) -> Domain:
         """Where."""
         return self.claim.domain
 
@@ -110,13 +126,23 @@ class Compiled:
 
     @property
     def keys(self) -> Float[np.ndarray, "tokens n_plus_1"]:
-        """Slopes and bias of every token's logit."""
+        """Slopes and bias of every token's logit; slopes alone where the head has no biases (classical)."""
         return self.prefix.keys[0][0]
+
+    @property
+    def slopes(self) -> Float[np.ndarray, "tokens n"]:
+        """Slopes of every token's logit."""
+        return self.keys[:, : self.domain.dimension]
+
+    @property
+    def biases(self) -> Float[np.ndarray, " tokens"]:
+        """Bias of every token's logit."""
+        return self.keys[:, -1] if self.keys.shape[1] > self.domain.dimension else np.zeros(len(self.keys))
 
     @property
     def values(self) -> Float[np.ndarray, "tokens k"]:
         """Value of every token."""
-        return self.prefix.values[0][0]
+        return self.prefix.values[0][0][:, : self.target.outputs]
 
     @property
     def max_value(self) -> float:
@@ -125,16 +151,21 @@ class Compiled:
 
     @property
     def max_logit(self) -> float:
-        """Largest |logit| at a corner of the domain (a logit is affine, so nowhere is it larger)."""
+        """Largest |logit| on the domain: at a corner of a box, along a key on a sphere."""
+        a, b = self.slopes, self.biases
+        if isinstance(self.domain, Sphere):
+            return float((np.linalg.norm(a, axis=1) + np.abs(b)).max())
         lo, hi = self.domain.bounds
-        a, b = self.keys[:, :-1], self.keys[:, -1]
         middle, half = a @ (lo + (hi - lo) / 2) + b, np.abs(a) @ ((hi - lo) / 2)
         return float((np.abs(middle) + half).max())
 
     @cached_property
-    def lower_bound(self) -> ZigZag | Alternation:
+    def lower_bound(self) -> ZigZag | Alternation | None:
         """A certified lower bound on the tokens of any single head: alternations of this very target where it is known; for one
-        known by its Lipschitz constant, the zigzag that some function of the class is (along the longest side)."""
+        known by its Lipschitz constant, the zigzag that some function of the class is (along the longest side). None on a
+        sphere, which contains no segment: see `theorem.lower` for heads with fixed keys."""
+        if not isinstance(self.domain, Box):
+            return None
         if isinstance(self.target, LipschitzTarget):
             side = int(np.argmax(np.subtract(self.domain.hi, self.domain.lo)))
             return zigzag(self.target.lipschitz, self.domain.lo[side], self.domain.hi[side], self.eps)
@@ -155,7 +186,27 @@ class Compiled:
             points = points[..., None]
         if points.ndim == 0 or points.shape[-1] != n:
             raise ValueError(f"x: shape {np.shape(x)}, expected (..., {n}): one row of {n} coordinates per point")
+        if isinstance(self.domain, Sphere):
+            on_sphere(self.domain, points)
         out = evaluate(self.model, self.prefix, points.reshape(-1, n), engine)
+        return out.reshape(*points.shape[:-1], out.shape[-1])
+
+    def sequences(self, x: Any) -> Float[np.ndarray, "*batch T k"]:
+        """Run the model on sequences: (..., T, n) -> (..., T, k), every token attending to the prefix and, if the head does, to the
+        others. Raises ValueError for a sequence longer than the certificate covers, or points of the wrong shape."""
+        points = np.asarray(x)
+        if points.dtype.kind not in "fiub" or points.ndim < 2 or points.shape[-1] != self.domain.dimension:
+            raise ValueError(f"x: shape {points.shape}, expected real sequences (..., T, {self.domain.dimension})")
+        points = points.astype(np.float64, copy=False)
+        attends = any(head.attends_to_data for layer in self.model.layers for head in layer.heads)
+        if attends and points.shape[-2] > self.claim.sequence_length:
+            raise ValueError(
+                f"x: sequences of {points.shape[-2]} tokens, proved for at most {self.claim.sequence_length}: compile with a larger "
+                "sequence_length"
+            )
+        if isinstance(self.domain, Sphere):
+            on_sphere(self.domain, points)
+        out = forward(self.model, self.prefix, points.reshape(-1, *points.shape[-2:]))
         return out.reshape(*points.shape[:-1], out.shape[-1])
 
     def __repr__(self) -> str:
@@ -187,9 +238,21 @@ class Compiled:
             "method": self.method,
             "grid": _plain(scalars),
             "terms": [[t.name, float(t.value).hex(), t.inequality, t.source] for t in self.terms],
+            "theorem": None if self.theorem is None else {k: float(v).hex() for k, v in self.theorem.values.items()},
         }
         arrays = {k: v for k, v in self.grid.items() if isinstance(v, np.ndarray) and v.dtype.kind in "fiu"}
         return save_artefact(path, Artefact(self.claim, self.certificate, construction, arrays))
+
+
+def on_sphere(sphere: Sphere, points: Float[np.ndarray, "*batch n"]) -> None:
+    """Raise ValueError if a point is not on the sphere up to rounding: nothing is proved about it."""
+    inside = sphere.contains(points)
+    if not inside.all():
+        worst = points.reshape(-1, points.shape[-1])[int(np.argmin(inside.ravel()))]
+        raise ValueError(
+            f"x: ({', '.join(f'{v:.6g}' for v in worst)}) has norm {float(np.linalg.norm(worst)):.17g}, not on {sphere!r}: divide by the norm "
+            "(in float64)"
+        )
 
 
 def _plain(x: Any) -> Any:
@@ -220,4 +283,20 @@ def load(path: str | os.PathLike[str]) -> Compiled:
         terms = tuple(Term(str(n), float.fromhex(v), str(i), str(s)) for n, v, i, s in notes.get("terms", []))
     except (TypeError, ValueError):
         terms = ()
-    return Compiled(artefact.claim, artefact.certificate, str(notes.get("method", "?")), grid, terms, rechecked=False)
+    method = str(notes.get("method", "?"))
+    theorem = _theorem(method, notes.get("theorem"))
+    return Compiled(artefact.claim, artefact.certificate, method, grid, terms, rechecked=False, theorem=theorem)
+
+
+def _theorem(method: str, stored: Any) -> Theorem | None:
+    """The theorem behind a stored result, from the numbers it was evaluated at; None where there is none, or they are no numbers."""
+    if not isinstance(stored, Mapping):
+        return None
+    from constructions.petrov2024.jackson import theorem_for
+
+    try:
+        at = {str(k): float.fromhex(v) for k, v in stored.items()}
+        m, length = int(at["m"]), int(at.get("T", 1))
+        return theorem_for(method, m, eps=at["eps"], lipschitz=at["L"], bound_f=at.get("F"), length=length)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None

@@ -74,7 +74,7 @@ def explain(c: Compiled) -> str:
         "Claim",
         f"  |g(x) - f(x)| <= {c.eps:.6g} for every x in {c.domain!r}, maximum over {c.values.shape[1]} output(s)",
         f"  f = {_short(str(c.target), 300)}   [{c.target.provenance}]",
-        f"  g(x) = sum_j w_j(x) v_j, w = softmax(<a_j, x> + b_j), {c.length} tokens, {c.method} construction",
+        f"  {_formula(c)}, {c.length} tokens, {c.method} construction",
         "",
     ]
     if c.terms:
@@ -84,13 +84,10 @@ def explain(c: Compiled) -> str:
         lines.append(f"  {'total':<16}{sum(t.value for t in c.terms):>12.4g}")
         lines.append("")
     stored = "" if c.rechecked else ", as stored in the file: not proved again"
-    lines.append(f"Proof (a posteriori, from the stored numbers{stored})")
-    how = (
-        "covering lemma or bisection: sum_j w_j (L |x - z_j| + |v_j - y_j|), worst case over the Lipschitz class"
-        if isinstance(c.target, LipschitzTarget)
-        else "Taylor models of g and f on boxes, Bernstein bounds of their difference, outward rounding"
-    )
-    lines.append(f"  method          {how}")
+    lines.append(f"Proof (by the kernel, from the stored numbers{stored})")
+    how = "worst case over the Lipschitz class: sum_j w_j (L |x - z_j| + |v_j - y_j|)"
+    lines.append(f"  route           {cert.route or 'not recorded'}")
+    lines += [f"  bounded         {how}"] if isinstance(c.target, LipschitzTarget) else []
     lines.append(f"  boxes           {cert.boxes}")
     for name, value in budget(cert):
         lines.append(f"  {name:<32}{upward(value, 4):>12}")
@@ -107,5 +104,20 @@ def explain(c: Compiled) -> str:
     if c.attempts:
         lines += ["Search"] + [f"  - {method}: {length} tokens, {status}" for method, length, status in c.attempts]
     lower = c.lower_bound
-    lines += ["", "Length", f"  {c.length} tokens built; {lower!r}"]
+    lines += ["", "Length", f"  {c.length} tokens built" + ("" if lower is None else f"; {lower!r}")]
+    if c.theorem is not None:
+        lines += ["", "Theorem", *("  " + line for line in str(c.theorem).splitlines())]
+        promised = c.theorem.tokens() if c.theorem.bound is not None else None
+        if promised is not None:
+            lines.append(f"  built {c.length} <= promised {promised}")
     return "\n".join(lines)
+
+
+def _formula(c: Compiled) -> str:
+    """What the model computes, in one line."""
+    if c.method == "core":
+        return "g(x) = sum_j e^(<a_j, x> + b_j) v_j"
+    if c.method == "classical":
+        longest = c.claim.sequence_length
+        return f"g(x) = sum_j e^<a_j, x> v_j / (T + sum_j e^<a_j, x>) beside any T = 1..{longest} data tokens"
+    return "g(x) = sum_j w_j(x) v_j, w = softmax(<a_j, x> + b_j)"

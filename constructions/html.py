@@ -15,7 +15,7 @@ import numpy as np
 
 from constructions.captions import downward, names_of, shortened, status_words, upward
 from constructions.sampled import Sampled, grid_2d, line, sampled
-from verify import LipschitzTarget, Status
+from verify import Box, LipschitzTarget, Status
 
 if TYPE_CHECKING:
     from constructions.compiled import Compiled
@@ -50,9 +50,10 @@ def html_repr(c: Compiled) -> str:
 def _facts(c: Compiled) -> list[tuple[str, str]]:
     cert = c.certificate
     variant = next((str(c.grid[key]) for key in ("family", "lattice") if key in c.grid), "")
-    sides = ", ".join(
-        f"{n} ∈ [{a:.6g}, {b:.6g}]" for n, a, b in zip(names_of(c), c.domain.lo, c.domain.hi, strict=True)
-    )
+    sides = repr(c.domain)
+    if isinstance(c.domain, Box):
+        ends = zip(names_of(c), c.domain.lo, c.domain.hi, strict=True)
+        sides = ", ".join(f"{n} ∈ [{a:.6g}, {b:.6g}]" for n, a, b in ends)
     formula = f'<code style="background:transparent;color:inherit">{_text(str(c.target), 160)}</code>'
     facts = [
         ("target", f'{formula} <span style="opacity:.7">({_text(c.target.provenance)})</span>'),

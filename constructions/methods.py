@@ -12,7 +12,7 @@ import numpy as np
 from constructions.problem import Problem
 from constructions.proposal import Proposal
 from constructions.sharp.bernstein import propose_bernstein
-from constructions.sharp.covering import covering_length, propose_covering
+from constructions.sharp.covering import propose_covering
 from constructions.sharp.laplacian import propose_laplacian
 from constructions.sharp.minimax import propose_minimax
 from constructions.sharp.minimax_nd import propose_minimax_nd
@@ -20,16 +20,18 @@ from constructions.sharp.sharpen import sharpened
 from constructions.sharp.steps import propose_steps
 from verify import Provenance
 
-__all__ = ["METHODS", "Limits", "Method", "tokens_needed"]
+__all__ = ["METHODS", "Limits", "Method"]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a search may use: tokens; seconds to spend on something shorter; the time (time.monotonic()) at which to give up."""
+    """What a search may use: tokens; seconds to spend on something shorter; the time (time.monotonic()) at which to give up; the
+    longest sequence whose data tokens a head must cope with."""
 
     max_tokens: int
     effort: float = 0.0
     deadline: float = math.inf
+    sequence_length: int = 1
 
     @property
     def seconds_left(self) -> float:
@@ -144,12 +146,3 @@ METHODS: tuple[Method, ...] = (
     ),
     Method("covering", "one token per cell of a covering", lambda problem: None, _covering),
 )
-
-
-def tokens_needed(problem: Problem, eps: float) -> int | None:
-    """Tokens the covering construction needs, without building it; None where no Lipschitz constant is finite."""
-    constant = problem.constant()
-    if not np.isfinite(constant):
-        return None
-    lo, hi = problem.domain.bounds
-    return covering_length(constant, lo, hi, eps, norm=problem.norm)

@@ -23,6 +23,7 @@ import sympy as sp
 
 from constructions.errors import DomainError, ParseError
 from constructions.trace import FORMULAS, select
+from verify import Sphere, SphereError
 
 __all__ = ["parse_domain", "parse_expression"]
 
@@ -68,14 +69,17 @@ def parse_expression(text: str) -> sp.Expr | list[sp.Expr]:
     return reader.expression(tree, 0)
 
 
-def parse_domain(text: str) -> dict[str, tuple[float, float]]:
-    """The ranges written in `text`, in order: "x=-1:1, y=0:2*pi" gives {"x": (-1.0, 1.0), "y": (0.0, 6.283185307179586)}.
+def parse_domain(text: str) -> dict[str, tuple[float, float]] | Sphere:
+    """The ranges written in `text`, in order: "x=-1:1, y=0:2*pi" gives {"x": (-1.0, 1.0), "y": (0.0, 6.283185307179586)}; "sphere:2"
+    is S^2 and "sphere:2:u,v,w" names its coordinates.
 
     Bounds are constant expressions, rounded to the nearest float64. Raises ParseError for the form (the column is named),
     DomainError for a range that is empty or reversed.
     """
     ranges: dict[str, tuple[float, float]] = {}
     _checked_length(text)
+    if re.match(r"\s*sphere\s*:", text):
+        return _sphere(text)
     for start, piece in _pieces(text, ","):
         name, equals, interval = piece.partition("=")
         ends = list(_pieces(interval, ":"))
@@ -97,6 +101,22 @@ def parse_domain(text: str) -> dict[str, tuple[float, float]]:
             raise DomainError(value=f"{key}={low!r}:{high!r}", reason="is empty or reversed")
         ranges[key] = (low, high)
     return ranges
+
+
+def _sphere(text: str) -> Sphere:
+    """ "sphere:M" or "sphere:M:NAMES". Raises ParseError for the form, DomainError for a sphere that does not exist."""
+    _, size, *names = (piece.strip() for piece in text.split(":"))
+    if not re.fullmatch(r"-?\d{1,9}", size) or len(names) > 1:
+        raise ParseError(
+            text=text,
+            column=1,
+            reason="a sphere is missing its dimension",
+            next_step="Write sphere:2, or sphere:2:x,y,z.",
+        )
+    try:
+        return Sphere(int(size), names[0] if names else None)
+    except SphereError as error:
+        raise DomainError(value=text, reason=f"is not a sphere: {error}", next_step="Write sphere:2.") from error
 
 
 def _pieces(text: str, separator: str) -> Iterator[tuple[int, str]]:

@@ -22,7 +22,17 @@ from constructions.errors import (
 )
 from constructions.from_sympy import from_sympy
 from constructions.trace import NotTraceable, by_name, evaluate_callable, trace, traced_assumption
-from verify import Box, BoxError, ExpressionTarget, GridTarget, Provenance, TargetError, lipschitz_constant, value_range
+from verify import (
+    Box,
+    BoxError,
+    ExpressionTarget,
+    GridTarget,
+    Provenance,
+    Sphere,
+    TargetError,
+    lipschitz_constant,
+    value_range,
+)
 
 __all__ = ["GridData", "Problem", "understand"]
 
@@ -40,14 +50,14 @@ class GridData:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A target on a box.
+    """A target on a box or a sphere.
 
     target: the kernel's target, or None for a black box (its target is made from the values a construction samples);
     evaluate: (m, n) -> (m, k) float64; expressions, symbols: SymPy form where there is one; lipschitz, norm: the constant and the
     norm of |x - y| it refers to, None if not needed yet; scalar: whether the user's f returns numbers rather than vectors.
     """
 
-    domain: Box
+    domain: Box | Sphere
     evaluate: Callable[[Float[np.ndarray, "m n"]], Float[np.ndarray, "m k"]]
     target: ExpressionTarget | GridTarget | None
     outputs: int
@@ -80,6 +90,10 @@ def understand(f: Any, domain: Any, lipschitz: Any, norm: str) -> Problem:
     constant = _declared(lipschitz)
     if norm not in ("l2", "linf", "l1"):
         raise CompileError(f"norm = {norm!r} is unknown. Choose among: 'l2', 'linf', 'l1'.")
+    if isinstance(domain, Sphere):
+        from constructions.sphere_problem import on_sphere  # it builds Problems, so it imports this module
+
+        return on_sphere(f, domain, constant)
     problem = _understand(f, domain, constant, norm)
     if constant is not None and problem.target is not None:
         _contradicted(

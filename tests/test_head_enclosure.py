@@ -149,7 +149,9 @@ def test_far_from_the_origin(place):
     lo = place + width * np.arange(4)[:, None]
     hi = lo + width
     for order in (1, 2, 6):
-        assert assert_enclosed(head, enclose_head(head, every_token(head), Cells.boxes(lo, hi), order), lo, hi, rng) == 4
+        assert (
+            assert_enclosed(head, enclose_head(head, every_token(head), Cells.boxes(lo, hi), order), lo, hi, rng) == 4
+        )
 
 
 def test_four_dimensions():
@@ -173,9 +175,9 @@ def test_enclosure_is_tight_on_small_boxes():
     head = plain_head(rng.standard_normal((9, 1)) * 3, rng.standard_normal(9), rng.standard_normal((9, 1)))
     previous = None
     for r in (0.1, 0.05, 0.025):
-        remainder = enclose_head(head, every_token(head), Cells.boxes(np.array([[0.3 - r]]), np.array([[0.3 + r]])), 6).remainder[
-            0, 0
-        ]
+        remainder = enclose_head(
+            head, every_token(head), Cells.boxes(np.array([[0.3 - r]]), np.array([[0.3 + r]])), 6
+        ).remainder[0, 0]
         if previous is not None:
             assert remainder < previous / 30
         previous = remainder
@@ -373,7 +375,9 @@ def test_dropped_tokens_are_bounded_through_nested_regions(n):
                         <= kept.moment[0]
                     )
             boxes_lo, boxes_hi = lo[None], (lo + (hi - lo) * 2.0**-6)[None]
-            assert_enclosed(head, enclose_head(head, kept, Cells.boxes(boxes_lo, boxes_hi), 5), boxes_lo, boxes_hi, rng, points=2)
+            assert_enclosed(
+                head, enclose_head(head, kept, Cells.boxes(boxes_lo, boxes_hi), 5), boxes_lo, boxes_hi, rng, points=2
+            )
             axis = int(rng.integers(n))
             middle = (lo[axis] + hi[axis]) / 2
             lo, hi = lo.copy(), hi.copy()

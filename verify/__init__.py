@@ -11,6 +11,7 @@ from verify.lower_bound import Alternation, ZigZag, alternation, zigzag
 from verify.model import Head, Layer, ModelError, Prefix, Transformer, forward
 from verify.prove import Claim, prove
 from verify.regularity import Enclosed, lipschitz_constant, value_range
+from verify.sequences import Sequences
 from verify.sphere import Sphere, SphereError
 from verify.target import ExpressionTarget, GridTarget, LipschitzTarget, Provenance, Target, TargetError
 
@@ -35,6 +36,7 @@ __all__ = [
     "Node",
     "Prefix",
     "Provenance",
+    "Sequences",
     "Sphere",
     "SphereError",
     "Status",

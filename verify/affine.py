@@ -8,11 +8,14 @@ import flint
 import numpy as np
 from jaxtyping import Float
 
-from verify.ball import UP, U, gamma
+from verify.ball import UP, gamma
 from verify.model import Head, Prefix, Transformer
 from verify.precision import arb_bounds, working_precision
 
-__all__ = ["AffineHead", "UnsupportedModelError", "affine_head"]
+__all__ = ["MOST_DATA_TOKENS", "AffineHead", "UnsupportedModelError", "affine_head"]
+
+MOST_DATA_TOKENS = 20_000
+"""Longest sequence that is handled: so many weights of e^-700, to which the forward pass raises what is less, are below e^-690."""
 
 
 class UnsupportedModelError(ValueError):
@@ -156,8 +159,8 @@ def _with_data_tokens(read: AffineHead, model: Transformer, head: Head, length: 
         raise UnsupportedModelError("data tokens whose scores or values depend on the data are not handled")
     if not head.normalised:
         raise UnsupportedModelError("a head without normalisation that attends to data tokens is not handled")
-    if not 1 <= length <= 20_000:
-        raise UnsupportedModelError(f"sequences of {length} tokens: between 1 and 20000 are handled")
+    if not 1 <= length <= MOST_DATA_TOKENS:
+        raise UnsupportedModelError(f"sequences of {length} tokens: between 1 and {MOST_DATA_TOKENS} are handled")
     with working_precision(80):
         lo, hi = arb_bounds(flint.arb(length).log())
     return replace(

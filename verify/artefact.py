@@ -28,7 +28,9 @@ from verify.certificate import EXECUTION, Certificate, CertificateError, Status
 from verify.domain import Box, BoxError
 from verify.expression import ExpressionError
 from verify.model import Head, Layer, ModelError, Prefix, Transformer
-from verify.prove import Claim, Progress, prove
+from verify.prove import Claim, Domain, Progress, prove
+from verify.sequences import Sequences
+from verify.sphere import Sphere
 from verify.target import LipschitzTarget, TargetError, target_from
 
 __all__ = ["FORMAT", "VERSION", "Artefact", "ArtefactError", "check", "load", "save"]
@@ -152,9 +154,24 @@ def _consistent(certificate: Certificate, claim: Claim) -> None:
         raise CertificateError("certificate: 'assumptions' lacks the declared Lipschitz constant")
     if certificate.witness is not None and not (
         len(certificate.witness) == claim.domain.dimension
-        and claim.domain.contains(np.array([certificate.witness])).all()
+        and claim.domain.contains(_points(claim.domain, certificate.witness)).all()
     ):
         raise CertificateError("certificate: 'witness' is not a point of the domain")
+
+
+def _points(domain: Domain, witness: tuple[float, ...]) -> np.ndarray:
+    """A witness as one point of the domain, or one sequence."""
+    point = np.array([witness])
+    return point.reshape(1, domain.T, -1) if isinstance(domain, Sequences) else point
+
+
+def _domain(data: Mapping[str, Any]) -> Domain:
+    """A stored domain. Raises BoxError, KeyError or ValueError."""
+    kinds = {"box": Box, "sphere": Sphere, "sequences": Sequences}
+    kind = data.get("kind", "box")
+    if kind not in kinds:
+        raise BoxError(f"domain: unknown kind {kind!r}")
+    return kinds[kind].from_json(data)
 
 
 def _pack(artefact: Artefact) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -170,18 +187,21 @@ def _pack(artefact: Artefact) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
                 arrays |= {f"{name}.key": head.key, f"{name}.value": head.value}
             arrays |= {f"prefix.{l}.{h}.keys": prefix.keys[l][h], f"prefix.{l}.{h}.values": prefix.values[l][h]}
         layers.append(
-            {"heads": len(layer.heads), "residual": layer.residual, "data": [h.attends_to_data for h in layer.heads]}
+            {
+                "heads": len(layer.heads),
+                "residual": layer.residual,
+                "data": [h.attends_to_data for h in layer.heads],
+                "normalised": [h.normalised for h in layer.heads],
+            }
         )
     target_meta, target_arrays = claim.target.to_json()
-    domain = claim.domain
+    if model.positions is not None:
+        arrays["model.positions"] = model.positions
     document = {
         "layers": layers,
         "target": target_meta,
-        "domain": {
-            "lo": [a.hex() for a in domain.lo],
-            "hi": [b.hex() for b in domain.hi],
-            "names": None if domain.names is None else list(domain.names),
-        },
+        "domain": {"kind": type(claim.domain).__name__.lower()} | claim.domain.to_json(),
+        "sequence_length": claim.sequence_length,
         "eps": float(claim.eps).hex(),
         "certificate": artefact.certificate.to_json(),
         "construction": dict(artefact.construction),
@@ -192,7 +212,7 @@ def _pack(artefact: Artefact) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def _unpack(arrays: dict[str, np.ndarray], document: dict[str, Any]) -> Artefact:
     layers, keys, values = [], [], []
-    used = {"model.embedding", "model.offset", "model.readout"}
+    used = {"model.embedding", "model.offset", "model.readout", "model.positions"}
     for l, row in enumerate(document["layers"]):
         heads = []
         for h in range(int(row["heads"])):
@@ -201,7 +221,8 @@ def _unpack(arrays: dict[str, np.ndarray], document: dict[str, Any]) -> Artefact
             if row["data"][h]:
                 extra = {"key": arrays[f"{name}.key"], "value": arrays[f"{name}.value"]}
                 used |= {f"{name}.key", f"{name}.value"}
-            heads.append(Head(arrays[f"{name}.query"], arrays[f"{name}.output"], **extra))
+            normalised = row["normalised"][h] is not False if "normalised" in row else True
+            heads.append(Head(arrays[f"{name}.query"], arrays[f"{name}.output"], **extra, normalised=normalised))
             used |= {f"{name}.query", f"{name}.output", f"prefix.{l}.{h}.keys", f"prefix.{l}.{h}.values"}
         layers.append(Layer(tuple(heads), bool(row["residual"])))
         keys.append(tuple(arrays[f"prefix.{l}.{h}.keys"] for h in range(int(row["heads"]))))
@@ -209,15 +230,18 @@ def _unpack(arrays: dict[str, np.ndarray], document: dict[str, Any]) -> Artefact
     unknown = {name for name in arrays if name not in used and not name.startswith(("target.", "grid."))}
     if unknown:
         raise ModelError(f"field {sorted(unknown)[0]!r} is not part of the model")
-    model = Transformer(arrays["model.embedding"], arrays["model.offset"], tuple(layers), arrays["model.readout"])
+    model = Transformer(
+        arrays["model.embedding"],
+        arrays["model.offset"],
+        tuple(layers),
+        arrays["model.readout"],
+        arrays.get("model.positions"),
+    )
     prefix = Prefix(tuple(keys), tuple(values))
     target = target_from(document["target"], arrays)
-    side = document["domain"]
-    sides = [(float.fromhex(a), float.fromhex(b)) for a, b in zip(side["lo"], side["hi"], strict=True)]
-    domain = Box(sides)
-    if side["names"] is not None:
-        domain = domain.named([str(n) for n in side["names"]])
-    claim = Claim(model, prefix, target, domain, float.fromhex(document["eps"]))
+    domain = _domain(document["domain"])
+    length = document.get("sequence_length", 1)
+    claim = Claim(model, prefix, target, domain, float.fromhex(document["eps"]), length)
     certificate = Certificate.from_json(document["certificate"])
     if certificate.eps != claim.eps:
         raise CertificateError(f"certificate: eps is {certificate.eps!r}, the claim's is {claim.eps!r}")

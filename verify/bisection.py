@@ -125,7 +125,17 @@ class Bisection:
         upper = max(float(u.max()) for leaf in leaves for u in leaf.upper if len(u))
         rounding = max(float(u.max()) for leaf in leaves for u in leaf.rounding if len(u))
         self.progress(1.0, "proved")
-        return Certificate(Status.PROVED, eps, upper, min(self.best_lower, upper), self.point(), rounding, self.boxes)
+        where = "patches of the sphere" if self.sphere else "boxes"
+        return Certificate(
+            Status.PROVED,
+            eps,
+            upper,
+            min(self.best_lower, upper),
+            self.point(),
+            rounding,
+            self.boxes,
+            route=f"a posteriori: Taylor models on {where}, Bernstein bounds",
+        )
 
     def by_covering(self) -> Certificate | None:
         """The covering lemma (see covering.py), for Gaussian keys against a Lipschitz target; None where it does not decide."""
@@ -139,7 +149,14 @@ class Bisection:
         if self.best_lower > self.claim.eps:
             return self.refuted()
         return Certificate(
-            Status.PROVED, self.claim.eps, found.upper, self.best_lower, self.point(), found.rounding, self.boxes
+            Status.PROVED,
+            self.claim.eps,
+            found.upper,
+            self.best_lower,
+            self.point(),
+            found.rounding,
+            self.boxes,
+            route="a priori: covering lemma for Gaussian keys",
         )
 
     def point(self) -> tuple[float, ...] | None:

@@ -61,7 +61,9 @@ class Certificate:
     included (inf when none was reached); error_lower: rigorous lower bound of the sup error of the real function; witness: the
     point where it is attained; rounding: bound of |float64 forward pass - real function|; boxes: boxes examined; unresolved: a
     box where the prover gave up; assumptions: everything the statement depends on; conditional: whether one of them is a
-    *declared* Lipschitz constant.
+    *declared* Lipschitz constant; route: which theorem or procedure gave the bound, in a few words; exceptional: measure, relative to
+    the domain's, of a set on which nothing is claimed (at most so much; 0 where the bound holds everywhere); lp: (p, bound of the
+    L^p norm of the error over the whole domain, exceptional set included, with respect to the uniform probability measure).
     """
 
     status: Status
@@ -75,10 +77,15 @@ class Certificate:
     conditional: bool = False
     unresolved: tuple[tuple[float, float], ...] | None = None
     reason: str = ""
+    route: str = ""
+    exceptional: float = 0.0
+    lp: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if math.isnan(self.error_upper) or not self.error_lower >= 0 or not self.rounding >= 0 or self.boxes < 0:
             raise CertificateError("certificate: error_upper, error_lower, rounding and boxes must be numbers >= 0")
+        if not 0 <= self.exceptional < 1 or (self.lp is not None and not (self.lp[0] >= 1 and self.lp[1] >= 0)):
+            raise CertificateError("certificate: exceptional must be in [0, 1), lp a pair (p >= 1, bound >= 0)")
         proved = self.status is Status.PROVED
         if proved and not (self.error_upper <= self.eps):  # NaN fails here
             raise CertificateError(
@@ -99,6 +106,7 @@ class Certificate:
 
     def __repr__(self) -> str:
         mode = " (conditional)" if self.conditional and self.proved else ""
+        mode += f" (outside a set of measure {upward(self.exceptional)})" if self.exceptional and self.proved else ""
         head = f"<Certificate {self.status}{mode}: {downward(self.error_lower, 4)} <= sup error <= {upward(self.error_upper, 4)}, eps = {self.eps:.4g}"
         if self.status is Status.REFUTED and self.witness is not None:
             head += f", witness ({', '.join(f'{w:.6g}' for w in self.witness)})"
@@ -122,6 +130,9 @@ class Certificate:
             if self.unresolved is None
             else [[float(a).hex(), float(b).hex()] for a, b in self.unresolved],
             "reason": self.reason,
+            "route": self.route,
+            "exceptional": float(self.exceptional).hex(),
+            "lp": None if self.lp is None else [float(x).hex() for x in self.lp],
         }
 
     @staticmethod
@@ -143,6 +154,9 @@ class Certificate:
                 if unresolved is None
                 else tuple((float.fromhex(a), float.fromhex(b)) for a, b in unresolved),
                 reason=str(data["reason"]),
+                route=str(data.get("route", "")),
+                exceptional=float.fromhex(data["exceptional"]) if "exceptional" in data else 0.0,
+                lp=None if data.get("lp") is None else (float.fromhex(data["lp"][0]), float.fromhex(data["lp"][1])),
             )
         except CertificateError:
             raise

@@ -25,9 +25,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial import KDTree
 
+from verify.affine import AffineHead
 from verify.ball import EXP_RELATIVE_ERROR, TINY, UP, U, gamma
 from verify.domain import Box
-from verify.affine import AffineHead
 from verify.target import LipschitzTarget
 
 __all__ = [

@@ -94,6 +94,17 @@ class Box:
         lo, hi = self.bounds
         return np.all((points >= lo) & (points <= hi), axis=-1)
 
+    def to_json(self) -> dict[str, Any]:
+        """A plain structure; floats as hexadecimal text."""
+        names = None if self.names is None else list(self.names)
+        return {"lo": [a.hex() for a in self.lo], "hi": [b.hex() for b in self.hi], "names": names}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Box:
+        """The inverse of `to_json`. Raises BoxError, KeyError or ValueError."""
+        box = Box([(float.fromhex(a), float.fromhex(b)) for a, b in zip(data["lo"], data["hi"], strict=True)])
+        return box if data["names"] is None else box.named([str(n) for n in data["names"]])
+
     def __repr__(self) -> str:
         names = self.names or tuple(f"x{i}" for i in range(self.dimension))
         return (

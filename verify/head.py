@@ -31,8 +31,8 @@ from math import factorial
 import numpy as np
 from jaxtyping import Float, Int
 
-from verify.ball import EXP_RELATIVE_ERROR, TINY, UP, Ball, U, exp, gamma
 from verify.affine import AffineHead
+from verify.ball import EXP_RELATIVE_ERROR, TINY, UP, Ball, U, exp, gamma
 from verify.cells import Cells
 from verify.compensated import accurate_affine
 from verify.moments import Moments, quotient, raised, slope_tail
@@ -40,8 +40,8 @@ from verify.monomials import Jet
 
 __all__ = [
     "HeadSeries",
-    "Tokens",
     "TokenValues",
+    "Tokens",
     "enclose_head",
     "select_tokens",
 ]

@@ -20,19 +20,24 @@ from verify.affine import AffineHead, UnsupportedModelError, affine_head
 from verify.ball import UP, U
 from verify.bisection import Bisection, Progress
 from verify.boxes import halves
-from verify.certificate import EXECUTION, Certificate, Status, unbounded
+from verify.certificate import EXECUTION, Certificate, unbounded
 from verify.charts import charts
 from verify.domain import Box
 from verify.model import Prefix, Transformer
 from verify.regularity import value_range
+from verify.sequences import Sequences
 from verify.sphere import Sphere
 from verify.sphere_covering import by_sphere_covering
 from verify.target import ExpressionTarget, GridTarget, LipschitzTarget, Target
 
-__all__ = ["Claim", "Progress", "error_profile", "prove"]
+__all__ = ["Claim", "Domain", "Progress", "error_profile", "prove"]
 
 _LARGEST_STEP = 1e-7
 """Relative rounding of a token's weight beyond which sequences of several lengths are not handled."""
+
+
+Domain = Box | Sphere | Sequences
+"""Where a claim can be made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +52,7 @@ class Claim:
     model: Transformer
     prefix: Prefix
     target: Target
-    domain: Box | Sphere
+    domain: Domain
     eps: float
     sequence_length: int = 1
 

@@ -13,7 +13,7 @@ the tail of that series (its coefficients decrease and are positive) and to |d| 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -115,6 +115,15 @@ class Sphere:
         with np.errstate(all="ignore"):
             return np.abs((np.asarray(points, dtype=np.float64) ** 2).sum(axis=-1) - 1) <= 2 * (n + 6) * U
 
+    def to_json(self) -> dict[str, Any]:
+        """A plain structure."""
+        return {"m": self.m, "names": None if self.names is None else list(self.names)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Sphere:
+        """The inverse of `to_json`. Raises SphereError or KeyError."""
+        return Sphere(data["m"], data["names"])
+
     def __repr__(self) -> str:
         names = self.names or self.default_names()
         return f"Sphere({self.m}; {', '.join(names)})"
@@ -184,7 +193,7 @@ def _oriented(c: np.ndarray, tangent: np.ndarray, reach: np.ndarray, ahead: np.n
     |M'M - I| is bounded by the largest row sum of the computed defect and of its rounding, and t = M^-1 x differs from
     <T_i, x> by at most 2 e.
     """
-    boxes, n, m = tangent.shape
+    n, m = tangent.shape[1:]
     frame = np.concatenate([tangent, c[:, :, None]], axis=2)
     defect = np.abs(frame.swapaxes(1, 2) @ frame - np.eye(n)) + (gamma(n + 4) + 4 * U) * (
         np.abs(frame).swapaxes(1, 2) @ np.abs(frame)

@@ -58,7 +58,16 @@ def by_sphere_covering(
     if found is not None:
         upper, rounding, boxes = found
         lower = min(search.best_lower, upper)
-        return Certificate(Status.PROVED, claim.eps, upper, lower, search.point(), rounding, search.boxes + boxes)
+        return Certificate(
+            Status.PROVED,
+            claim.eps,
+            upper,
+            lower,
+            search.point(),
+            rounding,
+            search.boxes + boxes,
+            route="a priori: covering theorem on the sphere, covering radius by bisection",
+        )
     if known and domain.m == 3:
         return None
     return search.undecided(

@@ -68,17 +68,20 @@ def sphere_covering_radius_at_most(
 
         |c/|c| - b/|b||  <=  2 sin((radius - h / r) / 2).
 
-    The tree only proposes b: the distance is recomputed. Angles are at most pi, and a radius above 3 is treated as 3.
+    The tree only proposes b: the distance is recomputed. A radius between 3 and pi is treated as 3.
     """
     n = centres.shape[1]
     if n < 2 or math.isnan(radius):
         raise ValueError(
             f"centres of shape {centres.shape}, radius = {radius}: need vectors of n >= 2 entries and a number."
         )
-    radius = min(radius, 3.0)
+    # no angle exceeds pi, and math.pi is the last float below it
+    radius, no_demand = min(radius, 3.0), radius > math.pi
     units = _directions(centres)
     if len(units) == 0 or not radius > 0:
         return False, 0
+    if no_demand:
+        return True, 0
     tree = KDTree(units)
     # both ends of a chord are within (n + 8) u of the exact ones; its own rounding is relative
     off, slack = 2 * (n + 8) * U, 1 + (2 * n + 16) * U

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from verify.ball import UP, U
 from verify.affine import AffineHead
+from verify.ball import UP, U
 from verify.cells import Cells
 from verify.head import Tokens, TokenValues, enclose_head
 from verify.polynomial import sup_norm
