@@ -34,7 +34,7 @@ types: install
 
 notebook: install
 	$(BIN)/python -m pip install --quiet --editable '.[notebook]'
-	$(BIN)/jupyter lab notebooks/first_prefix.ipynb
+	$(BIN)/jupyter lab notebooks
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .pytest_cache .ruff_cache .hypothesis

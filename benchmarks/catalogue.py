@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import analytic, evaluation, franke, lipschitz, proof, training
+from benchmarks import analytic, evaluation, franke, lipschitz, proof, sequences, sphere, training
 from benchmarks.outcome import Benchmark
 
 __all__ = ["BENCHMARKS"]
@@ -19,6 +19,12 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         analytic.run,
     ),
     Benchmark("franke", "Franke's function of two variables: tokens against tensor Chebyshev coefficients", franke.run),
+    Benchmark(
+        "sphere",
+        "heads on spheres: black boxes against the thinnest coverings, smooth functions against Fourier coefficients",
+        sphere.run,
+    ),
+    Benchmark("sequences", "functions of whole sequences: tokens of three constructions", sequences.run),
     Benchmark("proof", "how long proofs take and how tight the proved bounds are", proof.run),
     Benchmark(
         "training", "the same number of tokens trained with Adam instead of compiled (needs PyTorch)", training.run

@@ -4,6 +4,6 @@ from constructions.compile import compile_prefix
 from constructions.compiled import Compiled, load
 from constructions.errors import CompileError
 from constructions.problem import GridData
-from verify import Box
+from verify import Box, Sequences, Sphere
 
-__all__ = ["Box", "CompileError", "Compiled", "GridData", "compile_prefix", "load"]
+__all__ = ["Box", "CompileError", "Compiled", "GridData", "Sequences", "Sphere", "compile_prefix", "load"]

@@ -32,6 +32,8 @@ def status_words(c: Compiled) -> str:
     cert = c.certificate
     if cert.status is Status.PROVED:
         words = f"proved: sup error ≤ {upward(cert.error_upper)}"
+        if cert.exceptional:
+            words += f" outside a set of measure ≤ {upward(cert.exceptional)}"
         if cert.conditional:
             words += ", if the declared Lipschitz constant holds"
     elif cert.status is Status.REFUTED:

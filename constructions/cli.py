@@ -188,6 +188,8 @@ def _certificate_lines(cert: Certificate) -> list[str]:
     words = str(cert.status).upper()
     if cert.proved and cert.conditional:
         words += ", ON CONDITION of the declared Lipschitz constant"
+    if cert.proved and cert.exceptional:
+        words += f" OUTSIDE A SET of relative measure at most {cert.exceptional!r}"
     lines = [
         f"status            {words}",
         f"eps               {cert.eps!r}",
@@ -196,6 +198,12 @@ def _certificate_lines(cert: Certificate) -> list[str]:
     ]
     if cert.witness is not None:
         lines.append(f"largest found at  ({', '.join(repr(w) for w in cert.witness)})")
+    if cert.lp is not None:
+        lines.append(
+            f"L^{cert.lp[0]:g} error         at most {cert.lp[1]!r}, over the whole domain (uniform probability measure)"
+        )
+    if cert.route:
+        lines.append(f"route             {cert.route}")
     if cert.reason:
         lines.append(f"reason            {cert.reason}")
     lines.append(f"boxes             {cert.boxes}")
@@ -218,7 +226,9 @@ def _explain(file: File) -> int:
 def _plot(
     file: File,
     out: Annotated[Path, typer.Option("-o", "--out", help="Picture to write: .png, .svg or .pdf.")],
-    kind: Annotated[str, typer.Option("--kind", help="fit, error, tokens, attention or convergence.")] = "fit",
+    kind: Annotated[
+        str, typer.Option("--kind", help="fit, error, tokens, attention, convergence, or on a sphere bound.")
+    ] = "fit",
     eps: Annotated[
         list[float] | None, typer.Option("--eps", help="For convergence: an error to compile for, repeated.")
     ] = None,
@@ -235,14 +245,14 @@ def _plot(
     except ImportError as error:
         raise _Refused("plotting needs matplotlib: pip install 'prefix-compiler[plot]'") from error
     from constructions.compiled import load
-    from constructions.plots import KINDS, plot
+    from constructions.plots import SPHERE_KINDS, plot
     from constructions.plots.style import dressed
     from verify.artefact import write_whole
 
     if eps and kind != "convergence":
         raise _Refused("--eps belongs to --kind convergence; the other pictures show the one that is in the file.")
-    if kind not in KINDS:
-        raise _Refused(f"--kind {kind!r} is unknown. Choose among: {', '.join(KINDS)}.")
+    if kind not in SPHERE_KINDS:  # the longer list
+        raise _Refused(f"--kind {kind!r} is unknown. Choose among: {', '.join(SPHERE_KINDS)}.")
     compiled = load(file)
     figure = Figure(figsize=(7.2, 4.6), layout="constrained", facecolor="white")
     options: dict[str, Any] = (

@@ -17,8 +17,8 @@ from constructions.methods import Limits, Method
 from constructions.problem import Problem, understand
 from constructions.progress import reporting
 from constructions.proposal import Proposal
-from constructions.sequences import compile_sequences
-from constructions.tables import COVERS, methods_for, theorem_of, tokens_needed
+from constructions.sequences import SEQUENCE_METHODS, compile_sequences
+from constructions.tables import ALL_TABLES, COVERS, methods_for, theorem_of, tokens_needed
 from verify import Certificate, Claim, GridTarget, LipschitzTarget, Sequences, Sphere, Target, prove, value_range
 from verify.affine import MOST_DATA_TOKENS
 
@@ -100,7 +100,9 @@ def _accepted(eps: Any) -> float:
 def _methods(method: str, table: tuple[Method, ...]) -> tuple[Method, ...]:
     chosen = table if method == "auto" else tuple(m for m in table if m.name == method)
     if not chosen:
-        raise MethodError(value=method, known=["auto", *(m.name for m in table)])
+        elsewhere = any(m.name == method for other in ALL_TABLES for m in other)
+        reason = "is not for this domain" if elsewhere or method in SEQUENCE_METHODS else "is unknown"
+        raise MethodError(value=method, known=["auto", *(m.name for m in table)], reason=reason)
     return chosen
 
 
@@ -236,7 +238,7 @@ def _give_up(
         )
     covers = any(m.name in COVERS for m in methods)
     needed = tokens_needed(problem, eps) if covers else None
-    if needed is not None and needed > limits.max_tokens:
+    if needed is not None and needed > limits.max_tokens and not limits.passed:
         options = ["a larger eps", "a smaller domain", f"max_tokens={needed}"]
         if problem.target is None:
             options.append("an expression instead of a black box, for a construction that uses smoothness")

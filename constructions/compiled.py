@@ -25,6 +25,7 @@ from verify import (
     Layer,
     LipschitzTarget,
     Prefix,
+    Sequences,
     Sphere,
     Target,
     Transformer,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Compiled", "PlotKind", "backbone", "claim_of", "load"]
 
-PlotKind = Literal["fit", "error", "tokens", "attention", "convergence"]
+PlotKind = Literal["fit", "error", "tokens", "attention", "convergence", "bound"]
 
 
 def backbone(n: int, k: int, normalised: bool = True) -> Transformer:
@@ -147,12 +148,14 @@ class Compiled:
     @property
     def max_value(self) -> float:
         """Largest |value|."""
-        return float(np.abs(self.values).max())
+        return max(float(np.abs(values).max()) for layer in self.prefix.values for values in layer)
 
     @property
     def max_logit(self) -> float:
-        """Largest |logit| on the domain: at a corner of a box, along a key on a sphere."""
+        """Largest |logit| on the domain: at a corner of a box, along a key on a sphere; for sequences a largest |key|_1."""
         a, b = self.slopes, self.biases
+        if isinstance(self.domain, Sequences):
+            return max(float(np.abs(keys).sum(axis=1).max()) for layer in self.prefix.keys for keys in layer)
         if isinstance(self.domain, Sphere):
             return float((np.linalg.norm(a, axis=1) + np.abs(b)).max())
         lo, hi = self.domain.bounds
@@ -181,6 +184,8 @@ class Compiled:
         if points.dtype.kind not in "fiub":
             raise ValueError(f"x: type {points.dtype}, expected real numbers")
         points = points.astype(np.float64, copy=False)
+        if isinstance(self.domain, Sequences):
+            return self.sequences(points)
         n = self.domain.dimension
         if n == 1 and points.ndim <= 1:
             points = points[..., None]
@@ -194,11 +199,14 @@ class Compiled:
     def sequences(self, x: Any) -> Float[np.ndarray, "*batch T k"]:
         """Run the model on sequences: (..., T, n) -> (..., T, k), every token attending to the prefix and, if the head does, to the
         others. Raises ValueError for a sequence longer than the certificate covers, or points of the wrong shape."""
-        points = np.asarray(x)
-        if points.dtype.kind not in "fiub" or points.ndim < 2 or points.shape[-1] != self.domain.dimension:
-            raise ValueError(f"x: shape {points.shape}, expected real sequences (..., T, {self.domain.dimension})")
+        points, n = np.asarray(x), self.model.inputs
+        if points.dtype.kind not in "fiub" or points.ndim < 2 or points.shape[-1] != n:
+            raise ValueError(f"x: shape {points.shape}, expected real sequences (..., T, {n})")
+        if isinstance(self.domain, Sequences) and points.shape[-2] != self.domain.T:
+            raise ValueError(f"x: sequences of {points.shape[-2]} tokens, the target is a function of {self.domain.T}")
         points = points.astype(np.float64, copy=False)
-        attends = any(head.attends_to_data for layer in self.model.layers for head in layer.heads)
+        heads = [head for layer in self.model.layers for head in layer.heads]
+        attends = any(head.attends_to_data for head in heads) and not isinstance(self.domain, Sequences)
         if attends and points.shape[-2] > self.claim.sequence_length:
             raise ValueError(
                 f"x: sequences of {points.shape[-2]} tokens, proved for at most {self.claim.sequence_length}: compile with a larger "
@@ -226,7 +234,8 @@ class Compiled:
         return explain(self)
 
     def plot(self, kind: PlotKind = "fit", ax: Axes | None = None, **options: Any) -> Axes:
-        """Draw with matplotlib: "fit", "error" (measured error and certified bound), "tokens", "attention" or "convergence"."""
+        """Draw with matplotlib: "fit", "error" (measured error and certified bound), "tokens", "attention" or "convergence"; on a sphere also
+        "bound" (the theorem's tokens against eps)."""
         from constructions.plots import plot
 
         return plot(self, kind, ax, **options)

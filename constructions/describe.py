@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from constructions.captions import downward, upward
-from verify import Certificate, LipschitzTarget, Status
+from verify import Certificate, LipschitzTarget, Sequences, Sphere, Status
 
 if TYPE_CHECKING:
     from constructions.compiled import Compiled
@@ -18,6 +18,10 @@ def status_line(c: Compiled) -> str:
     cert = c.certificate
     if cert.status is Status.PROVED:
         words = f"PROVED sup error <= {upward(cert.error_upper, 4)}"
+        if cert.exceptional:
+            words += f" OUTSIDE A SET of measure <= {upward(cert.exceptional)}"
+        if cert.lp is not None and cert.exceptional:
+            words += f", L^{cert.lp[0]:g} error <= {upward(cert.lp[1])} everywhere"
         if cert.conditional:
             words += ", ON CONDITION of the declared Lipschitz constant"
     elif cert.status is Status.REFUTED:
@@ -28,12 +32,16 @@ def status_line(c: Compiled) -> str:
 
 
 def budget(cert: Certificate) -> list[tuple[str, float]]:
-    """The eps budget: what the real function takes, what float64 execution adds, what is left."""
+    """The eps budget: what the real function takes, what float64 execution adds, what is left. A proof by balls through all layers bounds
+    the two together."""
+    unused = ("unused", max(cert.eps - cert.error_upper, 0.0))
+    if cert.route.startswith("a posteriori: balls"):
+        return [("approximation and rounding", cert.error_upper), unused]
     real = max(cert.error_upper - cert.rounding, 0.0)
     return [
         ("approximation (real arithmetic)", real),
         ("rounding of the forward pass", cert.rounding),
-        ("unused", max(cert.eps - cert.error_upper, 0.0)),
+        unused,
     ]
 
 
@@ -72,7 +80,7 @@ def explain(c: Compiled) -> str:
     cert = c.certificate
     lines = [
         "Claim",
-        f"  |g(x) - f(x)| <= {c.eps:.6g} for every x in {c.domain!r}, maximum over {c.values.shape[1]} output(s)",
+        f"  |g(x) - f(x)| <= {c.eps:.6g} for every x in {c.domain!r}, maximum over {c.target.outputs} output(s)",
         f"  f = {_short(str(c.target), 300)}   [{c.target.provenance}]",
         f"  {_formula(c)}, {c.length} tokens, {c.method} construction",
         "",
@@ -85,7 +93,8 @@ def explain(c: Compiled) -> str:
         lines.append("")
     stored = "" if c.rechecked else ", as stored in the file: not proved again"
     lines.append(f"Proof (by the kernel, from the stored numbers{stored})")
-    how = "worst case over the Lipschitz class: sum_j w_j (L |x - z_j| + |v_j - y_j|)"
+    distance = "angle(x, z_j)" if isinstance(c.domain, Sphere) else "|x - z_j|"
+    how = f"worst case over the Lipschitz class: sum_j w_j (L {distance} + |v_j - y_j|)"
     lines.append(f"  route           {cert.route or 'not recorded'}")
     lines += [f"  bounded         {how}"] if isinstance(c.target, LipschitzTarget) else []
     lines.append(f"  boxes           {cert.boxes}")
@@ -97,6 +106,10 @@ def explain(c: Compiled) -> str:
         else f"  status          {cert.status}: {cert.reason}"
     )
     where = "" if cert.witness is None else f"   attained at ({', '.join(f'{w:.6g}' for w in cert.witness)})"
+    if cert.exceptional:
+        lines.append(f"  {'outside a set of measure':<32}{upward(cert.exceptional):>12}   relative to the domain")
+    if cert.lp is not None:
+        lines.append(f"  {f'L^{cert.lp[0]:g} error over everything':<32}{upward(cert.lp[1], 4):>12}")
     lines.append(f"  {'proved lower bound':<32}{downward(cert.error_lower, 4):>12}{where}")
     lines.append(f"  {'status':<32}{status_line(c)}")
     lines.append("Assumes")
@@ -115,6 +128,9 @@ def explain(c: Compiled) -> str:
 
 def _formula(c: Compiled) -> str:
     """What the model computes, in one line."""
+    if isinstance(c.domain, Sequences):
+        heads = [len(layer.heads) for layer in c.model.layers]
+        return f"g: a transformer of {len(heads)} attention layers with {', '.join(map(str, heads))} heads"
     if c.method == "core":
         return "g(x) = sum_j e^(<a_j, x> + b_j) v_j"
     if c.method == "classical":

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from constructions.captions import downward, names_of, shortened, status_words, upward
-from constructions.sampled import Sampled, grid_2d, line, sampled
-from verify import Box, LipschitzTarget, Status
+from constructions.plots.view import DEFAULT, View
+from constructions.sampled import Sampled, circle, grid_2d, line, sampled
+from verify import Box, LipschitzTarget, Sphere, Status
 
 if TYPE_CHECKING:
     from constructions.compiled import Compiled
@@ -24,15 +25,17 @@ __all__ = ["html_repr"]
 
 _MODEL, _ERROR, _GOOD, _BAD = "#2f8fd0", "#d9822b", "#2e9e6b", "#d9534f"
 _WIDTH, _HEIGHT = 260, 120
-_CURVE, _TILES = 200, 20
-"""Evaluations of a picture: 200 points of a curve, 20 x 20 tiles of a map."""
+_CURVE, _TILES, _ROWS = 200, 20, 24
+"""Evaluations of a picture: 200 points of a curve, 20 x 20 tiles of a map, 24 rows of tiles in each disc of a globe."""
+_SHADES = 16
+"""Opacities in a globe; tiles of one shade that touch are drawn as one strip."""
 _LONGEST = 100_000
 """Tokens (or recorded values) above which nothing is evaluated."""
 
 
 def html_repr(c: Compiled) -> str:
     """Target, domain, construction, tokens, status, the eps budget as a bar, sizes and assumptions; with a picture of the fit and of
-    the error in one and two dimensions. Everything that comes from the user is escaped."""
+    the error in one and two dimensions, and on S^1 and S^2. Everything that comes from the user is escaped."""
     rows = "".join(
         f'<tr style="background:transparent"><th style="text-align:left;vertical-align:top;padding:2px 12px 2px 0;font-weight:600;'
         f'white-space:nowrap;background:transparent">{name}</th><td style="text-align:left;padding:2px 0;background:transparent">{cell}</td></tr>'
@@ -114,23 +117,36 @@ def _budget_bar(c: Compiled) -> str:
 
 def _pictures(c: Compiled) -> str:
     size = max(c.length, len(c.target.points) if isinstance(c.target, LipschitzTarget) else 0)
-    if c.domain.dimension > 2 or size > _LONGEST:
+    if not isinstance(c.domain, (Box, Sphere)) or size > _LONGEST:
+        return ""
+    dimension = c.domain.m if isinstance(c.domain, Sphere) else c.domain.dimension
+    if dimension > 2:
         return ""
     with np.errstate(all="ignore"):
-        if c.domain.dimension == 1:
-            s = sampled(c, line(c, 0, _CURVE))
-            return _fit_curve(c, s) + _error_curve(c, s)
-        s = sampled(c, grid_2d(c, _TILES)[2])
+        if dimension == 1:
+            around = isinstance(c.domain, Sphere)
+            s = sampled(c, circle(_CURVE)[1] if around else line(c, 0, _CURVE))
+            return _fit_curve(c, s, ", against the angle" if around else "") + _error_curve(c, s)
+        if isinstance(c.domain, Sphere):
+            discs = [_disc(view) for view in (View.towards(*DEFAULT), View.towards(*DEFAULT).opposite())]
+            s, draw = sampled(c, np.concatenate(discs)), _globe
+        else:
+            s, draw = sampled(c, grid_2d(c, _TILES)[2]), _tiles
         name = "model, output 0" if s.model.shape[1] > 1 else "model"
         kind = "worst-case error" if isinstance(c.target, LipschitzTarget) else "error"
         model, error = s.model[:, 0], s.error
         low, high = float(np.nanmin(model)), float(np.nanmax(model))
-        fit = _tiles(model, f"{name}, {low:.3g} to {high:.3g}", _MODEL, low, high)
-        return fit + _tiles(error, f"measured {kind} (sampled), 0 to eps", _ERROR, 0.0, c.eps)
+        sides = "; front and back" if draw is _globe else ""
+        fit = draw(model, f"{name}, {low:.3g} to {high:.3g}{sides}", _MODEL, low, high)
+        return fit + draw(error, f"measured {kind} (sampled), 0 to eps", _ERROR, 0.0, c.eps)
 
 
-def _figure(title: str, inside: str) -> str:
-    frame = f'<rect x=".5" y=".5" width="{_WIDTH - 1}" height="{_HEIGHT - 1}" fill="none" stroke="currentColor" stroke-opacity=".4"/>'
+def _figure(title: str, inside: str, framed: bool = True) -> str:
+    frame = (
+        ""
+        if not framed
+        else f'<rect x=".5" y=".5" width="{_WIDTH - 1}" height="{_HEIGHT - 1}" fill="none" stroke="currentColor" stroke-opacity=".4"/>'
+    )
     return (
         f'<div style="font-size:12px;margin-bottom:6px"><div>{title}</div>'
         f'<svg role="img" aria-label="{title}" width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}">{inside}{frame}</svg></div>'
@@ -150,7 +166,7 @@ def _path(y: Iterable[float], colour: str, width: float, opacity: float = 1.0) -
     return f'<path d="{"".join(parts)}" fill="none" stroke="{colour}" stroke-width="{width}" stroke-opacity="{opacity}" stroke-linejoin="round"/>'
 
 
-def _fit_curve(c: Compiled, s: Sampled) -> str:
+def _fit_curve(c: Compiled, s: Sampled, where: str) -> str:
     every = np.concatenate([s.low, s.high, s.model])
     low, high = float(np.nanmin(every)), float(np.nanmax(every))
     span = high - low or 1.0
@@ -160,7 +176,7 @@ def _fit_curve(c: Compiled, s: Sampled) -> str:
             drawn += _path((side[:, i] - low) / span, "currentColor", 4, 0.25)
         drawn += _path((s.model[:, i] - low) / span, _MODEL, 1.6)
     what = "range of the target (grey)" if isinstance(c.target, LipschitzTarget) else "target (grey)"
-    return _figure(f"{what} and model (blue), {low:.3g} to {high:.3g}", drawn)
+    return _figure(f"{what} and model (blue), {low:.3g} to {high:.3g}{where}", drawn)
 
 
 def _error_curve(c: Compiled, s: Sampled) -> str:
@@ -191,3 +207,46 @@ def _tiles(values: np.ndarray, title: str, colour: str, low: float, high: float)
                 share = min(max((v - low) / ((high - low) or 1.0), 0.0), 1.0)
                 drawn += f'<rect x="{i * w:g}" y="{(_TILES - 1 - j) * h:g}" width="{w:g}" height="{h:g}" fill-opacity="{share:.2f}"/>'
     return _figure(title, f'<g fill="{colour}">{drawn}</g>')
+
+
+def _chords() -> list[tuple[float, np.ndarray]]:
+    """The rows of tiles of the unit disc, from the top: height of the middle, and the tiles' edges from rim to rim."""
+    heights = 1 - (np.arange(_ROWS) + 0.5) * 2 / _ROWS
+    found = []
+    for v in heights:
+        half = math.sqrt(1 - v * v)
+        found.append((float(v), np.linspace(-half, half, max(3, round(half * _ROWS)) + 1)))
+    return found
+
+
+def _disc(view: View) -> np.ndarray:
+    """The points of the sphere at the tiles' middles, row by row."""
+    places = [(u, v) for v, edges in _chords() for u in (edges[:-1] + edges[1:]) / 2]
+    u, v = np.array(places).T
+    return view.points(u, v)
+
+
+def _globe(values: np.ndarray, title: str, colour: str, low: float, high: float) -> str:
+    """Front and back of the sphere as discs of tiles whose opacity grows with the value."""
+    shares = np.clip((values - low) / ((high - low) or 1.0), 0.0, 1.0)
+    level = np.where(np.isfinite(shares), np.round(np.nan_to_num(shares) * (_SHADES - 1)), 0).astype(int)
+    radius, h = _HEIGHT / 2 - 3, round((_HEIGHT - 6) / _ROWS, 2)
+    strips: list[list[str]] = [[] for _ in range(_SHADES)]
+    rims, k = "", 0
+    for centre in (_WIDTH / 2 - radius - 4, _WIDTH / 2 + radius + 4):
+        for v, edges in _chords():
+            row = level[k : k + len(edges) - 1]
+            k += len(row)
+            ends = np.flatnonzero(np.diff(row, append=-1)) + 1
+            top = round(_HEIGHT / 2 - v * radius - h / 2, 2)
+            for a, b in zip(np.concatenate([[0], ends[:-1]]), ends, strict=True):
+                left, right = centre + edges[a] * radius, centre + edges[b] * radius
+                strips[row[a]].append(f"M{left:.1f} {top:g}H{right:.1f}v{h:g}H{left:.1f}z")
+        rims += f'<circle cx="{centre:g}" cy="{_HEIGHT / 2:g}" r="{radius:g}"/>'
+    drawn = "".join(
+        f'<path d="{"".join(parts)}" fill-opacity="{i / (_SHADES - 1):.2f}"/>'
+        for i, parts in enumerate(strips)
+        if i and parts
+    )
+    rim = f'<g fill="none" stroke="currentColor" stroke-opacity=".5">{rims}</g>'
+    return _figure(title, f'<g fill="{colour}" shape-rendering="crispEdges">{drawn}</g>{rim}', framed=False)

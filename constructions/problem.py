@@ -6,6 +6,7 @@ import inspect
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,10 @@ class Problem:
 
     def constant(self) -> float:
         """A Lipschitz constant: the declared one, from the data, or derived (rigorous upper bound; inf if unbounded)."""
+        return self._constant
+
+    @cached_property
+    def _constant(self) -> float:
         if self.lipschitz is not None and self.target is None:
             return self.lipschitz
         if isinstance(self.target, ExpressionTarget):

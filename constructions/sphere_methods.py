@@ -29,8 +29,8 @@ def sphere_dimension(problem: Problem) -> int:
 def _core_refusal(problem: Problem) -> str | None:
     if problem.target is None:
         return "needs a target with a formula; a black box has a Lipschitz constant only"
-    if sphere_dimension(problem) > 3:
-        return "is proved by bisection, for m <= 3 only"
+    if sphere_dimension(problem) > _SMOOTH_UP_TO:
+        return f"is fitted and proved for m <= {_SMOOTH_UP_TO} only"
     return None
 
 
@@ -56,7 +56,20 @@ def _core(problem: Problem, eps: float, limits: Limits) -> Iterator[Proposal]:
     )
 
 
+def _constant_head(problem: Problem, eps: float) -> Iterator[Proposal]:
+    """One token, where f varies by less than 2 eps on a sample: the middle of its range."""
+    if problem.target is None:
+        return
+    m = sphere_dimension(problem)
+    values = problem.evaluate(np.concatenate([problem.domain.sample(2000), np.eye(m + 1), -np.eye(m + 1)]))
+    low, high = values.min(axis=0), values.max(axis=0)
+    if (high - low).max() <= 2 * eps:
+        middle = (0.5 * (low + high))[None]
+        yield Proposal(np.zeros((1, m + 1)), np.zeros(1), middle, "split", {"keys": np.eye(1, m + 1)})
+
+
 def _split(problem: Problem, eps: float, limits: Limits) -> Iterator[Proposal]:
+    yield from _constant_head(problem, eps)
     yield from propose_split(
         problem.evaluate,
         sphere_dimension(problem),

@@ -23,12 +23,19 @@ from constructions.from_sympy import from_sympy
 from constructions.problem import Problem
 from constructions.trace import NotTraceable, by_name, evaluate_callable, trace, traced_assumption
 from verify import ExpressionTarget, Sphere, value_range
+from verify.prove import MOST_DIMENSIONS
 
 __all__ = ["on_sphere"]
 
 
 def on_sphere(f: Any, domain: Sphere, constant: float | None) -> Problem:
     """What the user asked for on S^m. constant: a declared geodesic Lipschitz constant. Raises the errors of errors.py."""
+    if domain.m > MOST_DIMENSIONS:
+        raise DomainError(
+            value=domain,
+            reason=f"is beyond m = {MOST_DIMENSIONS}, where nothing is built or proved",
+            next_step="constructions.petrov2024.jackson.theorem_for gives the bounds for every m.",
+        )
     if isinstance(f, sp.MatrixBase):
         f = f.flat()
     if isinstance(f, sp.Lambda):
@@ -36,7 +43,7 @@ def on_sphere(f: Any, domain: Sphere, constant: float | None) -> Problem:
         return _from_expressions((f.expr,), domain.named(names) if domain.names is None else domain)
     many = isinstance(f, (list, tuple)) and bool(f) and all(isinstance(e, (sp.Expr, numbers.Real)) for e in f)
     if many or isinstance(f, (sp.Expr, numbers.Real)):
-        problem = _from_expressions(tuple(sp.sympify(e) for e in (f if many else [f])), domain)
+        problem = _from_expressions(tuple(sp.sympify(e) for e in (f if isinstance(f, (list, tuple)) else [f])), domain)
         if constant is not None:
             _contradicted(replace(problem, lipschitz=constant))
         return problem
@@ -131,7 +138,9 @@ def _contradicted(problem: Problem) -> None:
         angle = 2 * np.arcsin(np.minimum(np.linalg.norm(base - other, axis=1) / 2, 1.0))
         change = np.abs(values - there).max(axis=1)
         size = np.maximum(np.abs(values), np.abs(there)).max(axis=1) + problem.lipschitz
-        bad = change - 64 * np.finfo(float).eps * size > problem.lipschitz * angle * (1 + 1e-9)
+        # f's own rounding, and that of a point: near a pole acos turns a rounding u into an angle sqrt(2 u)
+        noise = 64 * np.finfo(float).eps * size + 4e-8 * problem.lipschitz
+        bad = change - noise > problem.lipschitz * angle * (1 + 1e-9)
         if bad.any():
             rate = np.where(bad, change / np.maximum(angle, 1e-300), 0)
             i = int(np.argmax(rate))

@@ -16,8 +16,10 @@ from constructions.sphere_methods import SPHERE_METHODS, sphere_dimension
 from constructions.theorem import Theorem
 from verify import Sphere, value_range
 
-__all__ = ["COVERS", "methods_for", "theorem_of", "tokens_needed"]
+__all__ = ["ALL_TABLES", "COVERS", "methods_for", "theorem_of", "tokens_needed"]
 
+ALL_TABLES = (METHODS, SPHERE_METHODS)
+"""The tables for boxes and for spheres."""
 COVERS = ("covering", "split", "classical")
 """Constructions that need a Lipschitz constant only."""
 

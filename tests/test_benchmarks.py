@@ -14,13 +14,38 @@ from benchmarks import evaluation
 from benchmarks.catalogue import BENCHMARKS
 from benchmarks.chebyshev import coefficients_needed, tensor_coefficients_needed
 from benchmarks.command import RESULTS, UNKNOWN_NAME, app, store
+from benchmarks.fourier import fourier_length
 from benchmarks.functions import ANALYTIC, X, Y, franke, lambdified
 from benchmarks.peers import aaa, aaa_terms_needed
+from benchmarks.sphere import angle_to, worst_error_in_sequences
 from benchmarks.timing import interleaved
+from constructions import compile_prefix
+from constructions.trace import NotTraceable, trace
+from verify import Sphere
 
 NAMES = [b.name for b in BENCHMARKS]
-QUICK_ONES = ["lipschitz", "analytic", "franke", "proof", "training"]
+QUICK_ONES = ["lipschitz", "analytic", "franke", "sphere", "sequences", "proof", "training"]
 """Those that start no processes."""
+
+
+def heads_on_spheres(found: dict[str, float]) -> None:
+    """The covering number on the circle, at every length; a thin net; few tokens beside coefficients; the theorem's bounds."""
+    assert found["tokens_s1"] == found["optimal_s1"] == 8
+    assert found["lengths_checked"] == 64
+    assert found["max_error_in_sequences"] <= found["proved_error_s1"] <= 1.2
+    assert found["ratio_s2"] <= 1.15
+    assert found["worst_fourier_ratio"] <= found["worst_ratio_to_any_polynomial"] <= 2.5
+    assert found["within_bound"] == found["claims"]
+
+
+def functions_of_sequences(found: dict[str, float]) -> None:
+    """Two layers are the shortest; one code costs depth and a small set, shifted codes cost tokens."""
+    assert found["tokens_swap_two_layer"] < found["tokens_swap_sequence"] < found["tokens_swap_shifted"]
+    assert 0 < found["max_left_out"] <= 0.01
+
+
+PROMISES = {"sphere": heads_on_spheres, "sequences": functions_of_sequences}
+"""What must hold of a run, small or stored."""
 
 
 def test_without_a_name_all_are_listed() -> None:
@@ -51,6 +76,16 @@ def test_a_small_run_prints_and_writes_flat_numbers(name: str, tmp_path: Path) -
     assert metrics
     if "claims" in metrics:
         assert metrics["proved"] == metrics["claims"]
+    if name in PROMISES:
+        PROMISES[name](metrics)
+
+
+def test_stored_results_keep_what_is_promised() -> None:
+    for name, promised in PROMISES.items():
+        metrics = json.loads((RESULTS / f"{name}.json").read_text())
+        promised(metrics)
+        assert metrics["proved"] == metrics["claims"]
+    assert json.loads((RESULTS / "sphere.json").read_text())["smooth_functions"] >= 6
 
 
 def test_a_quick_run_leaves_the_stored_results_alone() -> None:
@@ -101,6 +136,42 @@ def test_a_known_series_is_cut_where_it_must_be() -> None:
 def test_tensor_coefficients() -> None:
     assert tensor_coefficients_needed(lambda x, y: x**2 * y + y, 1e-10) == 9
     assert tensor_coefficients_needed(lambdified(franke(), X, Y), 1e-2) == 196
+
+
+@pytest.mark.parametrize(("degree", "wanted"), [(0, 1), (1, 3), (7, 15)])
+def test_a_trigonometric_polynomial_needs_twice_its_degree_and_one_coefficient(degree: int, wanted: int) -> None:
+    found = fourier_length(lambda t: np.cos(degree * t + 0.3), 1e-9)
+    assert found is not None
+    assert found.tried == found.least == wanted
+
+
+@pytest.mark.parametrize("eps", [1e-3, 1e-6, 1e-9])
+def test_a_known_fourier_series_is_cut_where_it_must_be(eps: float) -> None:
+    """1/(1.2 - cos t) = (1 + 2 sum rho^-k cos kt) / sqrt(0.44), rho = 1.2 + sqrt(0.44). At t = 0 the truncated series is off by
+    2 rho^-n / (rho - 1) / sqrt(0.44), and nothing tried is worse; no polynomial of degree < k is within (pi/4) 2 rho^-k / sqrt(0.44)."""
+    rho = 1.2 + 0.44**0.5
+    found = fourier_length(lambda t: 1 / (1.2 - np.cos(t)), eps)
+    assert found is not None
+    truncated = next(n for n in range(200) if 2 / 0.44**0.5 * rho**-n / (rho - 1) <= eps)
+    needed = max(k for k in range(200) if np.pi / 2 / 0.44**0.5 * rho**-k > eps)
+    assert found.least == 2 * needed + 1 <= found.tried <= 2 * truncated + 1
+    assert fourier_length(lambda t: 1 / (1.2 - np.cos(t)), eps, most=2) is None
+
+
+def test_the_black_box_is_one() -> None:
+    f = angle_to(np.array([0.6, 0.8]), 3.0)
+    assert np.allclose(f(np.array([[0.6, 0.8], [-0.6, -0.8], [0.8, -0.6]])), [0, 3 * np.pi, 1.5 * np.pi])
+    assert isinstance(trace(f, bounds=[(-1.0, 1.0)] * 2), NotTraceable)
+
+
+def test_errors_in_sequences_are_seen() -> None:
+    """A head compared with another function than its own is found wrong by their distance."""
+    f = angle_to(np.array([0.6, 0.8]), 3.0)
+    c = compile_prefix(f, 1.2, Sphere(1), lipschitz=3.0, method="classical", sequence_length=8, progress=False)
+    assert worst_error_in_sequences(c, f, 5, tokens=200) <= c.certificate.error_upper
+    assert worst_error_in_sequences(c, lambda p: f(p) + 4, 5, tokens=200) > 2.8
+    with pytest.raises(ValueError, match="sequences of 9 tokens"):
+        worst_error_in_sequences(c, f, 9)
 
 
 def test_aaa_finds_a_rational_function() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mpmath
 import numpy as np
 import pytest
@@ -9,10 +11,11 @@ import pytest
 from tests.formulas import apply, target, var
 from verify import Box, BoxError, Head, Layer, ModelError, Prefix, Transformer, forward
 from verify.affine import UnsupportedModelError
+from verify.ball import Ball
+from verify.cells import Cells
 from verify.gathered import gathered_head
 from verify.head import Tokens, enclose_head
-from verify.cells import Cells
-from verify.propagate import enclose_model, enclose_stream
+from verify.propagate import enclose_model, enclose_stream, linear, rounded_sum
 from verify.sequence_proof import prove_sequences
 from verify.sequences import Sequences
 
@@ -31,10 +34,9 @@ def random_model(rng: np.random.Generator, scale: float, large: bool = True) -> 
                 int(rng.integers(1, 4)),
                 int(rng.integers(1, 120 if large else 8)),
             )
-            own = {}
-            if rng.integers(2):
-                own = {"key": rng.normal(size=(d_k, width)), "value": rng.normal(size=(d_v, width))}
-            heads.append(Head(rng.normal(size=(d_k, width)) * scale, rng.normal(size=(out, d_v)), **own))
+            data = bool(rng.integers(2))
+            key, value = (rng.normal(size=(m, width)) if data else None for m in (d_k, d_v))
+            heads.append(Head(rng.normal(size=(d_k, width)) * scale, rng.normal(size=(out, d_v)), key, value))
             ks.append(rng.normal(size=(tokens, d_k)) * 3 * scale)
             vs.append(rng.normal(size=(tokens, d_v)))
         layers.append(Layer(tuple(heads), residual))
@@ -48,7 +50,7 @@ def random_model(rng: np.random.Generator, scale: float, large: bool = True) -> 
     return model, Prefix(tuple(keys), tuple(values)), T, n
 
 
-def exact_forward(model: Transformer, prefix: Prefix, x: np.ndarray) -> list[list[mpmath.mpf]]:
+def exact_forward(model: Transformer, prefix: Prefix, x: np.ndarray) -> list[list[Any]]:
     """The real function at one sequence (T, n), in 60 digits: what the certificate is about."""
     with mpmath.workdps(60):
         mat = lambda a: mpmath.matrix(np.atleast_2d(a).tolist())  # noqa: E731
@@ -113,14 +115,71 @@ def single(keys, values, **options) -> tuple[Transformer, Prefix]:
 def test_a_dominating_token_gives_its_value_almost_exactly():
     model, prefix = single([[0.0, 0.0], [400.0, 0.0], [-400.0, 0.0]], [[1.0], [2.0], [-3.0]])
     ball = enclose_model(model, prefix, np.array([[[0.2]]]), np.array([[[0.4]]]))
-    assert abs(ball.mid[0, 0, 0] - 2) + ball.rad[0, 0, 0] < 2 + 1e-13 and ball.rad[0, 0, 0] < 1e-13
+    assert abs(ball.mid[0, 0, 0] - 2) + ball.rad[0, 0, 0] < 2 + 1e-13
+    assert ball.rad[0, 0, 0] < 1e-13
 
 
 def test_across_a_jump_the_hull_of_the_tokens_concerned_is_found():
     keys = [[2000 * c, -1000 * c * c] for c in (0.0, 1.0, 2.0, 3.0)]
     model, prefix = single(keys, [[0.0], [1.0], [7.0], [100.0]])
     ball = enclose_model(model, prefix, np.array([[[0.3]]]), np.array([[[0.7]]]))
-    assert -1e-9 < ball.lower()[0, 0, 0] <= 0 and 1 <= ball.upper()[0, 0, 0] < 1 + 1e-9
+    assert -1e-9 < ball.lower()[0, 0, 0] <= 0
+    assert 1 <= ball.upper()[0, 0, 0] < 1 + 1e-9
+
+
+@pytest.mark.parametrize(("below", "value"), [(30.0, 1e12), (50.0, 1e30), (70.0, 1e40), (300.0, 1e140)])
+@pytest.mark.parametrize("boxes", [1, 40])
+def test_a_token_of_tiny_weight_and_huge_value_is_not_forgotten(below, value, boxes):
+    keys = [[0.0, 0.0]] * 12 + [[0.1, -below]]
+    model, prefix = single(keys, [[1.0]] * 12 + [[value]])
+    x = np.linspace(0.1, 0.2, boxes)[:, None, None]
+    ball = enclose_model(model, prefix, x, x + 0.01)
+    assert np.isfinite(ball.rad).all()
+    for part in (0.0, 0.005, 0.01):
+        assert (np.abs(forward(model, prefix, x + part) - ball.mid) <= ball.rad).all()
+
+
+def test_rounding_of_logits_that_is_common_in_exact_arithmetic_only():
+    """A large common part of all logits cancels in the real function; the execution rounds it away token by token."""
+    rng = np.random.default_rng(1)
+    model, prefix = single([[3.0, 1e12], [-3.0, 1e12]], [[1.0], [-1.0]])
+    x = rng.random((50, 1, 1))
+    ball = enclose_model(model, prefix, x, x)
+    assert np.abs(forward(model, prefix, x) - np.tanh(3 * x)).max() > 1e-6
+    assert (np.abs(forward(model, prefix, x) - ball.mid) <= ball.rad).all()
+    assert ball.rad.max() < 0.1
+    # the same among data tokens, whose keys and queries have the common part
+    own = Head(np.eye(2), np.eye(1), np.array([[1.0, 0.0], [0.0, 1e12]]), np.array([[1.0, 0.0]]))
+    data = Transformer(model.embedding, model.offset, (Layer((own,)),), model.readout)
+    null = Prefix(((np.zeros((1, 2)),),), ((np.zeros((1, 1)),),))
+    x = rng.random((50, 3, 1))
+    ball = enclose_model(data, null, x, x)
+    assert (np.abs(forward(data, null, x) - ball.mid) <= ball.rad).all()
+
+
+def test_rounding_of_a_mean_of_equal_values():
+    rng = np.random.default_rng(2)
+    model, prefix = single(rng.normal(size=(200, 2)), np.full((200, 1), 0.1))
+    x = rng.normal(size=(100, 1, 1))
+    ball = enclose_model(model, prefix, x, x)
+    assert (forward(model, prefix, x) != 0.1).any()
+    assert (np.abs(forward(model, prefix, x) - ball.mid) <= ball.rad).all()
+    assert ball.rad.max() < 1e-12
+
+
+def test_sums_and_products_of_executed_entries():
+    """What two executions at the ends of balls get lies in the ball of the sum, of the product: one rounding more than exact."""
+    rng = np.random.default_rng(3)
+    mid, rad = rng.random((20_000, 2)) + 1, rng.random((20_000, 2)) * 2.0**-50
+    x = Ball(mid, rad)
+    ends = [np.where(sign, mid + rad * (1 - 1e-9), mid - rad * (1 - 1e-9)) for sign in (True, False)]
+    ends = [np.where(np.abs(e - mid) <= rad, e, mid) for e in ends]
+    total = rounded_sum(x[:, 0], x[:, 1])
+    matrix = np.array([[0.1, 0.7]])
+    product = linear(x, matrix)[:, 0]
+    for e in ends:
+        assert (np.abs((e[:, 0] + e[:, 1]) - total.mid) <= total.rad).all()
+        assert (np.abs((e @ matrix.T)[:, 0] - product.mid) <= product.rad).all()
 
 
 def test_small_boxes_give_small_enclosures_between_tokens():
@@ -141,7 +200,8 @@ def test_dropping_tokens_for_groups_of_queries_changes_nothing_that_matters():
     assert (np.abs(forward(model, prefix, x + 5e-7) - ball.mid) <= ball.rad).all()
     assert np.median(ball.rad) < 1e-3
     for i, one in zip(range(0, 3000, 500), alone, strict=True):
-        assert abs(one.rad[0, 0, 0] - ball.rad[i, 0, 0]) < 1e-9 and abs(one.mid[0, 0, 0] - ball.mid[i, 0, 0]) < 1e-9
+        assert abs(one.rad[0, 0, 0] - ball.rad[i, 0, 0]) < 1e-9
+        assert abs(one.mid[0, 0, 0] - ball.mid[i, 0, 0]) < 1e-9
 
 
 def test_the_softmax_clamp_is_within_the_bounds():
@@ -160,7 +220,8 @@ def test_what_may_overflow_is_unknown_and_never_proved(keys, values):
     ball = enclose_model(model, prefix, np.full((1, 1, 1), 5.0), np.full((1, 1, 1), 9.0))
     assert np.isinf(ball.rad).all()
     found = prove_sequences(model, prefix, target(var()), Sequences(1, Box([(5, 9)])), 1e9)
-    assert not found.certificate.proved and found.lp_bound == np.inf
+    assert not found.certificate.proved
+    assert found.lp_bound == np.inf
 
 
 def test_a_target_that_is_undefined_somewhere_is_not_proved():
@@ -188,7 +249,7 @@ def test_positions_are_added_and_bound_the_length():
         forward(model, prefix, np.zeros((1, 3, 2)))
     with pytest.raises(ModelError, match="3 tokens, the model has positions for 2"):
         enclose_model(model, prefix, np.zeros((1, 3, 2)), np.zeros((1, 3, 2)))
-    with pytest.raises(ModelError, match="model.positions"):
+    with pytest.raises(ModelError, match=r"model\.positions"):
         Transformer(np.eye(2), np.zeros(2), (layer,), np.eye(2), np.zeros((2, 3)))
     with pytest.raises(ModelError, match="no rows"):
         Transformer(np.eye(2), np.zeros(2), (layer,), np.eye(2), np.zeros((0, 2)))
@@ -215,10 +276,13 @@ def test_the_measure_of_the_gaps_is_an_upper_bound_close_to_monte_carlo():
 def test_sequences_sample_contain_and_store():
     domain = Sequences(2, Box({"u": (0, 1), "v": (-1, 1)}), [(1, 0.0, 0.25)])
     points = domain.sample(500, seed=1)
-    assert points.shape == (500, 2, 2) and domain.contains(points).all()
+    assert points.shape == (500, 2, 2)
+    assert domain.contains(points).all()
     assert not domain.contains(np.zeros((2, 2)))
-    assert domain.names == ("u1", "v1", "u2", "v2") and domain.flattened.names == domain.names
-    assert domain.flattened.hi == (1, 1, 1, 1) and domain.dimension == 4
+    assert domain.names == ("u1", "v1", "u2", "v2")
+    assert domain.flattened.names == domain.names
+    assert domain.flattened.hi == (1, 1, 1, 1)
+    assert domain.dimension == 4
     assert Sequences.from_json(domain.to_json()) == domain
     assert Sequences(2, Box.unit(1)).names == ("x1", "x2")
     assert Sequences(2, Box.unit(2)).names == ("x1_1", "x1_2", "x2_1", "x2_2")
@@ -259,15 +323,18 @@ def test_proofs_have_three_outcomes():
     domain = Sequences(1, Box([(-1, 1)]))
     right = target(apply("tanh", var() * 3))
     proof = prove_sequences(model, prefix, right, domain, 0.02)
-    assert (
-        proof.certificate.proved and proof.exceptional_measure == 0 and proof.lp_bound == proof.certificate.error_upper
-    )
+    assert proof.certificate.proved
+    assert proof.exceptional_measure == 0
+    assert proof.lp_bound == proof.certificate.error_upper
     wrong = prove_sequences(model, prefix, target(var()), domain, 0.3).certificate
-    assert str(wrong.status) == "refuted" and wrong.witness is not None
+    assert str(wrong.status) == "refuted"
+    assert wrong.witness is not None
     x = wrong.witness[0]
-    assert abs(np.tanh(3 * x) - x) == pytest.approx(wrong.error_lower, abs=1e-9) and wrong.error_lower > 0.3
+    assert abs(np.tanh(3 * x) - x) == pytest.approx(wrong.error_lower, abs=1e-9)
+    assert wrong.error_lower > 0.3
     few = prove_sequences(model, prefix, right, domain, 1e-6, max_boxes=50).certificate
-    assert str(few.status) == "undecided" and few.unresolved is not None
+    assert str(few.status) == "undecided"
+    assert few.unresolved is not None
     late = prove_sequences(model, prefix, right, domain, 1e-6, seconds=0.0).certificate
     assert str(late.status) == "undecided"
 
@@ -279,8 +346,10 @@ def test_gaps_are_left_out_and_their_price_is_in_the_lp_bound():
     everywhere = prove_sequences(model, prefix, step, Sequences(1, Box([(-1, 1)])), 0.01)
     assert not everywhere.certificate.proved
     proof = prove_sequences(model, prefix, step, Sequences(1, Box([(-1, 1)]), [(0, 0.0, 0.05)]), 0.01, p=2)
-    assert proof.certificate.proved and proof.certificate.error_upper < 1e-3
-    assert proof.exceptional_measure == pytest.approx(0.05, rel=1e-9) and 1 <= proof.error_everywhere <= 2 + 1e-9
+    assert proof.certificate.proved
+    assert proof.certificate.error_upper < 1e-3
+    assert proof.exceptional_measure == pytest.approx(0.05, rel=1e-9)
+    assert 1 <= proof.error_everywhere <= 2 + 1e-9
     x = np.linspace(-1, 1, 200_001)
     actual = np.sqrt(np.mean((np.tanh(100 * x) - np.sign(x)) ** 2))
     assert actual <= proof.lp_bound <= 2 * np.sqrt(0.0501)

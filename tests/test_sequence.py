@@ -41,7 +41,9 @@ def sampled_error(proposal, points) -> np.ndarray:
 def test_the_code_runs_through_all_multiples_of_its_gap(T, d, K):
     code = Code(T, d, K)
     cells = code.cells()
-    assert cells.shape == (2 ** (K * T * d), T * d) and cells.min() == 0 and cells.max() == 2**K - 1
+    assert cells.shape == (2 ** (K * T * d), T * d)
+    assert cells.min() == 0
+    assert cells.max() == 2**K - 1
     assert len(np.unique(cells, axis=0)) == code.size
     assert (code.value(cells) == np.arange(code.size) * code.gap).all()
 
@@ -84,10 +86,12 @@ def test_the_limit_on_digits_is_where_float64_logits_stop_telling_codes_apart():
 )
 def test_a_sequence_function_is_proved_off_the_exceptional_set(f, T, d, eps, K):
     proposal = compile_sequence(f, T, Box.unit(d), eps, measure=1e-2)
-    assert len(proposal.model.layers) == T + 2 and proposal.grid["K"] == K
+    assert len(proposal.model.layers) == T + 2
+    assert proposal.grid["K"] == K
     assert proposal.length == d * 2**K + 1 + T * (2 ** (K * T * d) + 1)
     proof = proof_of(proposal)
-    assert proof.certificate.proved and proof.certificate.error_upper <= eps
+    assert proof.certificate.proved
+    assert proof.certificate.error_upper <= eps
     # the bound is the modulus of f on the cells, and is nearly attained
     assert proof.certificate.error_upper <= proposal.modulus * (1 + 1e-6)
     assert proof.certificate.error_lower >= 0.9 * proof.certificate.error_upper
@@ -102,16 +106,17 @@ def test_a_sequence_function_is_proved_off_the_exceptional_set(f, T, d, eps, K):
 def test_tokens_of_two_dimensions():
     a, b, c, d = sp.symbols("x1_1 x1_2 x2_1 x2_2")
     proposal = compile_sequence([[a * c + b * d, a], [d, sp.sin(a + d)]], 2, Box.unit(2), 0.6)
-    assert proposal.grid["K"] == 2 and proposal.grid["codes"] == 256 and proposal.model.outputs == 2
+    assert proposal.grid["K"] == 2
+    assert proposal.grid["codes"] == 256
+    assert proposal.model.outputs == 2
     assert proof_of(proposal).certificate.proved
 
 
-def test_other_boxes_and_shorter_sequences():
+def test_other_boxes_and_names():
     u1, u2 = sp.symbols("u1 u2")
     proposal = compile_sequence([u1 - u2, u1 * u2], 2, Box({"u": (-3, 5)}), 3.0)
     proof = proof_of(proposal)
     assert proof.certificate.proved
-    assert forward(proposal.model, proposal.prefix, np.ones((4, 1, 1))).shape == (4, 1, 1)
 
 
 def test_the_stream_holds_digits_then_codes():
@@ -139,9 +144,9 @@ def test_requests_that_cannot_be_met_are_refused_with_numbers():
     box = Box.unit(1)
     with pytest.raises(EpsilonError, match="binary digits"):
         compile_sequence(SWAP, 2, box, 1e-6)
-    with pytest.raises(TooLongError, match="max_tokens = 1000 is too few: 8227"):
+    with pytest.raises(TooLongError, match=r"max_tokens = 1000 is too few: 2083 .*K = 4 fits and reaches about 0.03"):
         compile_sequence(SWAP, 2, box, 0.01, max_tokens=1000)
-    with pytest.raises(CompileError, match="does not resolve. Pass measure >= "):
+    with pytest.raises(CompileError, match=r"does not resolve\. Pass measure >= "):
         compile_sequence(SWAP, 2, box, 0.1, measure=1e-15)
     with pytest.raises(CompileError, match="measure = 2"):
         compile_sequence(SWAP, 2, box, 0.1, measure=2)
@@ -172,16 +177,20 @@ def test_shifted_grids_cover_the_box_with_jumps_apart():
     grids = shifted_grids(2, box, 3, 7)
     jumps = np.sort(np.concatenate([grid.jumps(0) for grid in grids]))
     for grid in grids:
-        assert grid.start[0] <= -1 and grid.start[0] + 8 * grid.width[0] >= 2
+        assert grid.start[0] <= -1
+        assert grid.start[0] + 8 * grid.width[0] >= 2
     assert np.diff(jumps).min() > 0.99 * grids[0].width[0] / 7
 
 
 def test_shifted_grids_are_proved_everywhere():
     proposal = compile_shifted(SWAP, 2, Box.unit(1), 0.4)
-    assert len(proposal.model.layers) == 4 and not proposal.domain.gaps
+    assert len(proposal.model.layers) == 4
+    assert not proposal.domain.gaps
     proof = proof_of(proposal)
-    assert proof.certificate.proved and proof.certificate.error_upper < 0.4  # below the 1/2 of any single code
-    assert proof.exceptional_measure == 0 and proof.lp_bound == proof.certificate.error_upper
+    assert proof.certificate.proved
+    assert proof.certificate.error_upper < 0.4
+    assert proof.exceptional_measure == 0
+    assert proof.lp_bound == proof.certificate.error_upper
     # also within the strips, where single codes fail
     rng = np.random.default_rng(0)
     cuts = proposal.cuts
@@ -191,7 +200,7 @@ def test_shifted_grids_are_proved_everywhere():
 
 
 def test_two_layers_are_proved_everywhere():
-    proposal = compile_two_layer(TRIPLE[:1] + [sp.sin(x1 + x2) * x3, x1 + x2 * x3], 3, Box.unit(1), 0.1)
+    proposal = compile_two_layer([*TRIPLE[:1], sp.sin(x1 + x2) * x3, x1 + x2 * x3], 3, Box.unit(1), 0.1)
     assert len(proposal.model.layers) == 2
     certificate = prove_gathered(proposal.model, proposal.prefix, proposal.target, proposal.domain, 0.1)
     assert certificate.proved

@@ -4,7 +4,7 @@ from math import ceil, inf, pi
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from constructions.errors import CompileError
@@ -48,10 +48,9 @@ def first(proposals):
 
 def output(p, points, data_tokens=0):
     """What the proposal's head computes, written out."""
-    table = np.exp(points @ p.slopes.T + p.biases)
-    if p.method == "core":
-        return table @ p.values
     logits = points @ p.slopes.T + p.biases
+    if p.method == "core":
+        return np.exp(logits) @ p.values
     top = logits.max(axis=1, keepdims=True)
     table = np.exp(logits - top)
     return table @ p.values / (table.sum(axis=1, keepdims=True) + data_tokens * np.exp(-top))
@@ -89,7 +88,7 @@ def test_smooth_circle_targets_need_at_most_their_fourier_length(name, method):
     f, eps = CIRCLE[name], 1e-9
     p = first(propose(method, f, 1, eps))
     assert p.length <= fourier_length(f, eps)
-    x = random_points(1, 20_000)
+    x = random_points(1, 5_000)
     assert np.abs(output(p, x) - f(x)).max() <= 0.95 * eps
     assert p.grid["rounding"] <= 0.1 * eps
 
@@ -135,11 +134,12 @@ def test_smooth_sphere_targets_need_about_as_many_tokens_as_harmonics(f, eps, de
     """degree: the least whose truncated series of spherical harmonics is within eps."""
     p = first(propose(method, f, 2, eps, sequence_length=16) if method == "classical" else propose(method, f, 2, eps))
     assert p.length <= (1.4 if method == "classical" else 1.1) * (degree + 1) ** 2
-    x = golden_spiral(50_000, 0.9)
+    x = golden_spiral(20_000, 0.9)
     for data_tokens in (1, 16) if method == "classical" else (0,):
         assert np.abs(output(p, x, data_tokens) - f(x)).max() <= 0.95 * eps
 
 
+@settings(max_examples=30)
 @given(
     lipschitz=st.floats(0.3, 5.0),
     eps=st.floats(0.05, 2.0),
@@ -192,9 +192,9 @@ def test_the_sphere_needs_no_more_than_522_tokens():
 
 def test_three_dimensions_have_nets_only():
     f = angle_to(np.ones(4))
-    assert list(propose_core(f, 3, 0.5, max_tokens=1000)) == []
-    p = first(propose_split(f, 3, 0.5, lipschitz=1.0, smooth=True, max_tokens=5000))
-    assert within(p, 1.0, 0.5, 0)
+    assert list(propose_core(f, 3, 0.9, max_tokens=1000)) == []
+    p = first(propose_split(f, 3, 0.9, lipschitz=1.0, smooth=True, max_tokens=5000))
+    assert within(p, 1.0, 0.9, 0)
 
 
 def test_a_nearly_constant_function_is_one_token():
@@ -207,7 +207,7 @@ def test_a_nearly_constant_function_is_one_token():
 def test_too_few_tokens_or_too_little_time_give_nothing():
     f = angle_to([1.0, 0.0])
     options = {"lipschitz": 1.0, "smooth": True}
-    assert list(propose_split(f, 1, 0.01, max_tokens=20, **options)) == []
+    assert list(propose_split(f, 1, 0.01, max_tokens=5, **options)) == []
     assert list(propose_core(CIRCLE["1/(1.2 - x)"], 1, 1e-9, max_tokens=400, deadline=-inf)) == []
 
 
@@ -227,6 +227,7 @@ def test_one_object_serves_every_target_and_length(m):
         assert np.isin(matrix, (0.0, 1.0)).all()
 
 
+@settings(max_examples=30)
 @given(length=st.integers(1, 64), seed=st.integers(0, 1000), outputs=st.integers(1, 3))
 def test_the_forward_pass_is_the_formula_and_ignores_order(length, seed, outputs):
     rng = np.random.default_rng(seed)
@@ -255,7 +256,7 @@ def test_a_proposal_runs_in_the_pretrained_head():
 
 def test_more_outputs_than_coordinates_are_refused():
     f = lambda p: np.tile(p[:, :1], (1, 3))  # noqa: E731
-    with pytest.raises(TooManyOutputsError, match="3 outputs.*hidden size 6") as caught:
+    with pytest.raises(TooManyOutputsError, match=r"3 outputs.*hidden size 6") as caught:
         list(propose_classical(f, 1, 0.1, lipschitz=1.0, smooth=False, sequence_length=1, max_tokens=100))
     assert isinstance(caught.value, CompileError)
     assert (caught.value.outputs, caught.value.most) == (3, 2)
@@ -290,7 +291,7 @@ def test_favard_multipliers_are_what_they_should_be():
     mu = favard_multipliers(4)
     assert mu[0] == 1
     assert np.allclose(mu[1:], [j * pi / 8 / np.tan(j * pi / 8) for j in (1, 2, 3)])
-    with pytest.raises(ValueError, match="N >= 2n - 1"):
+    with pytest.raises(ValueError, match="N >= 2n - 1 keys"):
         favard_core(angle_to([1.0, 0.0]), 8, 14, 1.0)
 
 

@@ -46,7 +46,7 @@ class ArtefactError(ValueError):
 @dataclass(frozen=True, eq=False)
 class Artefact:
     """What a file holds: a claim, the certificate it was saved with, and the construction's own notes and arrays (believed by
-    nobody; stored under "grid.")."""
+    nobody; stored under "grid."). Arrays under "hint." help a proof to be quick; nothing depends on them."""
 
     claim: Claim
     certificate: Certificate
@@ -195,6 +195,8 @@ def _pack(artefact: Artefact) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             }
         )
     target_meta, target_arrays = claim.target.to_json()
+    if claim.cuts is not None:
+        arrays |= {f"hint.cuts.{i}": np.asarray(cut, dtype=np.float64) for i, cut in enumerate(claim.cuts)}
     if model.positions is not None:
         arrays["model.positions"] = model.positions
     document = {
@@ -227,7 +229,7 @@ def _unpack(arrays: dict[str, np.ndarray], document: dict[str, Any]) -> Artefact
         layers.append(Layer(tuple(heads), bool(row["residual"])))
         keys.append(tuple(arrays[f"prefix.{l}.{h}.keys"] for h in range(int(row["heads"]))))
         values.append(tuple(arrays[f"prefix.{l}.{h}.values"] for h in range(int(row["heads"]))))
-    unknown = {name for name in arrays if name not in used and not name.startswith(("target.", "grid."))}
+    unknown = {name for name in arrays if name not in used and not name.startswith(("target.", "grid.", "hint."))}
     if unknown:
         raise ModelError(f"field {sorted(unknown)[0]!r} is not part of the model")
     model = Transformer(
@@ -241,7 +243,10 @@ def _unpack(arrays: dict[str, np.ndarray], document: dict[str, Any]) -> Artefact
     target = target_from(document["target"], arrays)
     domain = _domain(document["domain"])
     length = document.get("sequence_length", 1)
-    claim = Claim(model, prefix, target, domain, float.fromhex(document["eps"]), length)
+    cuts = None
+    if "hint.cuts.0" in arrays and isinstance(domain, Sequences):
+        cuts = tuple(arrays[f"hint.cuts.{i}"] for i in range(domain.box.dimension))
+    claim = Claim(model, prefix, target, domain, float.fromhex(document["eps"]), length, cuts)
     certificate = Certificate.from_json(document["certificate"])
     if certificate.eps != claim.eps:
         raise CertificateError(f"certificate: eps is {certificate.eps!r}, the claim's is {claim.eps!r}")

@@ -28,6 +28,7 @@ from verify.head import Tokens, enclose_head, select_tokens
 from verify.model import forward
 from verify.monomials import Jet
 from verify.polynomial import sup_norm
+from verify.sequences import Sequences
 from verify.sphere import Sphere
 from verify.target import LipschitzTarget
 from verify.worst_case import worst_case
@@ -75,8 +76,11 @@ class Bisection:
     ) -> None:
         self.claim, self.head, self.max_boxes, self.deadline = claim, head, max_boxes, deadline
         self.progress = progress or (lambda done, words: None)
-        self.n = claim.domain.dimension
-        self.sphere = isinstance(claim.domain, Sphere)
+        domain = claim.domain
+        assert not isinstance(domain, Sequences)
+        self.domain = domain
+        self.n = domain.dimension
+        self.sphere = isinstance(domain, Sphere)
         self.m = self.n - 1 if self.sphere else self.n  # parameters that are bisected
         self.boxes, self.work = 0, 0
         self.best_lower, self.witness = 0.0, None
@@ -91,7 +95,7 @@ class Bisection:
         largest = float(np.abs(head.values).max()) + 1.0
         share = max(claim.eps * 1e-4 / (len(head.biases) * largest), 1e-26)
         self.negligible = float(np.clip(math.log(share), -60.0, -12.0))
-        lo, hi = claim.domain.bounds
+        lo, hi = domain.bounds
         self.width = hi - lo
         if isinstance(claim.target, LipschitzTarget) and not self.sphere:
             self.order = min(self.order, 5)
@@ -139,9 +143,9 @@ class Bisection:
 
     def by_covering(self) -> Certificate | None:
         """The covering lemma (see covering.py), for Gaussian keys against a Lipschitz target; None where it does not decide."""
-        if not isinstance(self.claim.target, LipschitzTarget) or not isinstance(self.claim.domain, Box):
+        if not isinstance(self.claim.target, LipschitzTarget) or not isinstance(self.domain, Box):
             return None
-        found = covering_bound(self.head, self.claim.target, self.claim.domain, self.claim.eps, self.max_boxes * 4)
+        found = covering_bound(self.head, self.claim.target, self.domain, self.claim.eps, self.max_boxes * 4)
         if found is None:
             return None
         self.boxes += found.boxes
@@ -180,12 +184,12 @@ class Bisection:
 
     def whole(self) -> Cells:
         """The whole domain's bounding box as one cell."""
-        lo, hi = self.claim.domain.bounds
+        lo, hi = self.domain.bounds
         return Cells.boxes(lo[None], hi[None])
 
     def probe(self) -> None:
         """Look for the largest error on a sample, and bound it from below rigorously at the best few points."""
-        target, domain = self.claim.target, self.claim.domain
+        target, domain = self.claim.target, self.domain
         lo, hi = domain.bounds
         if isinstance(target, LipschitzTarget):
             points = np.clip(target.points, lo, hi)
@@ -240,7 +244,7 @@ class Bisection:
 
     def regions(self) -> Iterator[tuple[Tokens, Region]]:
         """Regions of the domain with the tokens that matter there; cut as long as that drops tokens."""
-        stack = [(self.all_tokens(), region, 0) for region in reversed(charts(self.claim.domain))]
+        stack = [(self.all_tokens(), region, 0) for region in reversed(charts(self.domain))]
         while stack:
             tokens, region, idle = stack.pop()
             if not self.head.normalised:  # no token of a sum is negligible because of another

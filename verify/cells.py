@@ -8,6 +8,7 @@ is put into the polynomials of head and target once these are subtracted (see `r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Float
@@ -20,13 +21,44 @@ __all__ = ["Cells", "Curve", "restrict"]
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """tau_n as a function of (tau_1, ..., tau_m), m = n - 1: |tau_n - parts(tau)| <= rest, and |tau_n| <= 1, on each cell.
+    """tau_n as a function of t_i = r_i tau_i, i = 1..m, m = n - 1, on each cell:
 
-    parts: a jet in m variables; rest: (boxes,), inf where nothing is known.
+        tau_n = -(1 - sqrt(1 - |t|^2) + d) / depth,   |d| <= missing,   |t|^2 <= square <= 1/2,   and |tau_n| <= 1.
+
+    radii: (boxes, m); square, depth, missing: (boxes,); known: (boxes,) False where none of this is known.
     """
 
-    parts: Jet
-    rest: Float[np.ndarray, " boxes"]
+    radii: Float[np.ndarray, "boxes m"]
+    square: Float[np.ndarray, " boxes"]
+    depth: Float[np.ndarray, " boxes"]
+    missing: Float[np.ndarray, " boxes"]
+    known: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.square)
+
+    def series(self, order: int) -> tuple[Jet, Float[np.ndarray, " boxes"]]:
+        """A jet of degree < order in m variables and a bound of what it misses (inf where nothing is known).
+
+        1 - sqrt(1 - s) = sum_k a_k s^k with a_1 = 1/2, a_{k+1} = a_k (2k - 1) / (2k + 2): positive and decreasing, so what is left after K
+        terms is at most a_{K+1} s^{K+1} / (1 - s).
+        """
+        boxes, m = self.radii.shape
+        rows = monomials(m, 2)
+        at = [int(np.flatnonzero(rows[:, i] == 2)[0]) for i in range(m)]
+        quadratic = Ball(np.zeros((boxes, len(rows))), np.zeros((boxes, len(rows))))
+        quadratic.mid[:, at] = self.radii**2
+        quadratic.rad[:, at] = U * quadratic.mid[:, at] + TINY
+        inverse_depth = Ball(1 / self.depth, 2 * U / self.depth)[:, None]
+        parts: Jet = [None] * order
+        power, a, terms = Ball.exact(np.ones((boxes, 1))), Fraction(1, 2), (order - 1) // 2
+        for k in range(1, terms + 1):
+            power = homogeneous_product(power, quadratic, m, 2 * (k - 1), 2)
+            parts[2 * k] = power * Ball(np.array(-float(a)), np.array(U * float(a))) * inverse_depth
+            a = a * Fraction(2 * k - 1, 2 * k + 2)
+        s = self.square
+        tail = float(a) * s ** (terms + 1) / (1 - s) * (1 + gamma(2 * terms + 16))
+        return parts, np.where(self.known, (tail + self.missing) / self.depth * UP, np.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +118,7 @@ def _times(a: Jet, rest_a: np.ndarray, b: Jet, rest_b: np.ndarray, m: int) -> tu
             term = homogeneous_product(x, y, m, i, j)
             old = out[i + j]
             out[i + j] = term if old is None else old + term
-    total_a, total_b = sum(sizes_a), sum(sizes_b)
+    total_a, total_b = sum(sizes_a, np.zeros(len(rest_a))), sum(sizes_b, np.zeros(len(rest_a)))
     rest = cut + total_a * rest_b + rest_a * (total_b + rest_b)
     return out, rest * (1 + gamma(4 * order * order + 8)) + TINY
 
@@ -100,32 +132,17 @@ def restrict(parts: Jet, curve: Curve) -> tuple[Jet, Float[np.ndarray, " boxes"]
     |p(tau, tau_n) - jet(tau)| <= rest for all tau in [-1, 1]^m and tau_n of the curve.
 
     p = sum_k p_k(tau) tau_n^k, by Horner's scheme with products of polynomials that carry a bound of what is cut and of what
-    the curve's parts miss. Where the curve's rest is infinite so is the result's.
+    the curve's series misses. Where the curve is not known the rest is infinite.
     """
-    order = len(parts)
-    boxes = len(curve.rest)
-    m = monomials_in(curve)
+    order, boxes, m = len(parts), len(curve), curve.radii.shape[1]
+    last, missed = curve.series(order)
     by_power = _by_power(parts, m, boxes)
-    zero = np.zeros(boxes)
-    out, rest = by_power[order - 1], zero
+    out, rest = by_power[order - 1], np.zeros(boxes)
     for k in range(order - 2, -1, -1):
-        out, rest = _times(out, rest, curve.parts[:order], _tail(curve, order), m)
+        out, rest = _times(out, rest, last, missed, m)
         out = [q if p is None else p if q is None else p + q for p, q in zip(out, by_power[k], strict=True)]
     first = out[0] if out[0] is not None else Ball.exact(np.zeros((boxes, 1)))
-    return [first, *out[1:]], rest * UP
-
-
-def monomials_in(curve: Curve) -> int:
-    """The number m of variables of a curve: its part of degree 1 has m coefficients."""
-    part = curve.parts[1] if len(curve.parts) > 1 else None
-    if part is None:
-        raise ValueError("a curve stores its part of degree 1, zero or not")
-    return part.shape[1]
-
-
-def _tail(curve: Curve, order: int) -> np.ndarray:
-    """The rest of the curve cut below degree `order`."""
-    return (curve.rest + sum(_sizes(curve.parts[order:], len(curve.rest)), np.zeros(len(curve.rest)))) * UP
+    return [first, *out[1:]], np.where(curve.known, rest * UP, np.inf)
 
 
 def _by_power(parts: Jet, m: int, boxes: int) -> list[Jet]:

@@ -95,7 +95,7 @@ def _monotone(
         a, b = float(lo[i]), float(hi[i])
         if not (np.isfinite(a) and np.isfinite(b)) or b < floor or a > ceiling:
             continue
-        if strict and max(floor - a, b - ceiling) > 2.0**-40 * (b - a):
+        if strict and max(floor - a, b - ceiling) > 2.0**-47 * (b - a):
             continue
         a, b = max(a, floor), min(b, ceiling)
         below = arb_bounds(function(flint.arb(a)))

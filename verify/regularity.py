@@ -17,16 +17,21 @@ from verify.sphere import Sphere, patches
 __all__ = ["Enclosed", "lipschitz_constant", "value_range"]
 
 
+_EDGE = {1: 2.0**-20, 2: 2.0**-8, 3: 2.0**-4}
+"""By dimension: relative width down to which the end of f's domain is looked at where it cannot be done everywhere to the last."""
 _Bound = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Enclosed:
-    """Bounds lower <= quantity <= upper, rigorous; bad: a box on which nothing could be bounded (upper is then inf)."""
+    """Bounds lower <= quantity <= upper, rigorous (on a sphere `lower` is a sample next to it, not a bound); bad: a box on which nothing
+    could be bounded (upper is then inf); corners: 0, or the largest relative width of a box on which only its corners tell that f is
+    defined: upper then bounds f wherever it is defined."""
 
     lower: float
     upper: float
     bad: tuple[tuple[float, float], ...] | None = None
+    corners: float = 0.0
 
 
 def lipschitz_constant(
@@ -61,10 +66,17 @@ def value_range(
 ) -> Enclosed:
     """Bounds of sup |f| over the domain, maximum over outputs; `bad` tells where f is undefined or unbounded (or seems so).
 
-    On a sphere f must be defined on thin boxes around its patches, so in a neighbourhood of it.
+    Where a small box still seems to reach out of f's domain, as for acos of an argument that is 1 somewhere, f must have a bounded range
+    there, perhaps be defined at every corner and certainly at one; `corners` says so.
     """
     if isinstance(domain, Sphere):
-        return _on_sphere(lambda face: _sizes(expression, domain, face), domain, tightness, max_boxes)
+        return _on_sphere(
+            lambda face: _sizes(expression, domain, face),
+            domain,
+            tightness,
+            max_boxes,
+            lambda face: _touching(expression, domain, face),
+        )
 
     def bound(lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         c = lo + (hi - lo) * 0.5
@@ -107,6 +119,30 @@ def _sizes(expression: Expression, domain: Sphere, face: int) -> _Bound:
     return bound
 
 
+def _touching(expression: Expression, domain: Sphere, face: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Bounds on small patches that only touch the end of f's domain; NaN on others."""
+
+    def bound(lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+        cells = patches(domain.m, face, lo, hi)
+        scale = np.ones_like(cells.lo)
+        upper = np.max(
+            [x.magnitude()[:, 0] for x in _heads(jets(expression, Ball.between(cells.lo, cells.hi), scale, 0))], axis=0
+        )
+        certain, possible = np.zeros(len(lo), dtype=bool), np.ones(len(lo), dtype=bool)
+        varied = min(domain.m, 8)
+        corners = np.zeros((2**varied, domain.m))
+        corners[:, :varied] = np.stack(np.meshgrid(*[(0, 1)] * varied, indexing="ij"), axis=-1).reshape(-1, varied)
+        for corner in corners:
+            at = Ball.exact(patches(domain.m, face, *[np.where(corner == 1, hi, lo)] * 2).centre)
+            for strict in (True, False):
+                values = _heads(jets(expression, at, scale, 0, strict=strict))
+                finite = np.isfinite(np.max([h.magnitude() for h in values], axis=0))[:, 0]
+                certain, possible = (certain | finite, possible) if strict else (certain, possible & finite)
+        return np.where(certain & possible, upper, np.nan)
+
+    return bound
+
+
 def _tangential(expression: Expression, domain: Sphere, face: int) -> _Bound:
     """The gradient's part tangent to the sphere, whose supremum is the geodesic Lipschitz constant (integrate along geodesics).
 
@@ -136,18 +172,29 @@ def _tangential(expression: Expression, domain: Sphere, face: int) -> _Bound:
     return bound
 
 
-def _on_sphere(bound: Callable[[int], _Bound], domain: Sphere, tightness: float, max_boxes: int) -> Enclosed:
+def _on_sphere(
+    bound: Callable[[int], _Bound],
+    domain: Sphere,
+    tightness: float,
+    max_boxes: int,
+    touching: Callable[[int], Callable[[np.ndarray, np.ndarray], np.ndarray]] | None = None,
+) -> Enclosed:
     """The supremum over the faces of the cube around a sphere, one after the other: each only as sharply as the largest needs."""
-    lower, upper = 0.0, 0.0
+    lower, upper, corners = 0.0, 0.0, 0.0
+    least = {1: 2.0**-16, 2: 2.0**-9}.get(domain.m, 2.0**-5) if touching is not None else 2.0**-20
     for face in range(2 * domain.dimension):
-        found = _supremum(bound(face), Box([(-1.0, 1.0)] * domain.m), tightness, max_boxes, known=lower)
+        touch = None if touching is None else touching(face)
+        found = _supremum(
+            bound(face), Box([(-1.0, 1.0)] * domain.m), tightness, max_boxes, touch, known=lower, smallest=least
+        )
         if found.bad is not None:
             lo, hi = (np.array([[side[k] for side in found.bad]]) for k in (0, 1))
             cell = patches(domain.m, face, lo, hi)
             place = tuple((float(a), float(b)) for a, b in zip(cell.lo[0], cell.hi[0], strict=True))
             return Enclosed(found.lower, np.inf, place)
         lower, upper = max(lower, found.lower), max(upper, found.upper)
-    return Enclosed(lower, upper)
+        corners = max(corners, found.corners)
+    return Enclosed(lower, upper, None, corners)
 
 
 def _slopes(found: list[Jet], shape: tuple[int, ...]) -> list[Ball]:
@@ -165,40 +212,53 @@ def _supremum(
     max_boxes: int,
     touching: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     known: float = 0.0,
+    smallest: float = 2.0**-40,
 ) -> Enclosed:
-    """Bisect the boxes with the largest bounds until the supremum is known within `tightness`, or max_boxes are spent. A box
-    that stays unbounded down to a relative width of 2^-40 is reported as bad, unless `touching` bounds it. known: a lower bound of
-    the supremum from elsewhere."""
+    """Bisect the boxes with the largest bounds until the supremum is known within `tightness`, or max_boxes are spent.
+
+    Unbounded boxes are cut first, the narrowest of them before the others. One that stays unbounded down to a relative width of
+    `smallest` is bad unless `touching` bounds it, and then it is not cut again. Where f's domain ends along a surface there are too many
+    such boxes: if the boxes run out, the rest is cut evenly down to `_EDGE` and asked `touching` as well. known: a lower bound
+    of the supremum from elsewhere.
+    """
     lo, hi = (x[None] for x in domain.bounds)
     width = hi - lo
     with np.errstate(all="ignore"):
         upper, lower_here = (np.broadcast_to(x, (1,)) for x in bound(lo, hi))
-    lower, seen = float(np.nanmax(np.append(lower_here, known))), 1
+    lower, seen, corners = float(np.nanmax(np.append(lower_here, known))), 1, 0.0
     while True:
         finite = np.isfinite(upper)
         worst = float(upper.max()) if finite.all() else np.inf
         if worst < np.inf and (tightness == np.inf or worst <= lower * (1 + tightness) + TINY):
-            return Enclosed(lower, worst)
+            return Enclosed(lower, worst, None, corners)
         relative = ((hi - lo) / width).max(axis=1)
-        stuck = ~finite & (relative < 2.0**-40)
-        if stuck.any() or seen >= max_boxes:
-            if finite.all():
-                return Enclosed(lower, worst)
-            if touching is not None:
-                upper = upper.copy()
+        spent = seen >= max_boxes
+        if spent and finite.all():
+            return Enclosed(lower, worst, None, corners)
+        wide = _EDGE[min(lo.shape[1], 3)]
+        last = touching is None or seen >= 2 * max_boxes or (spent and bool((relative[~finite] <= wide).all()))
+        stuck = ~finite & ((relative < smallest) | (spent and last))
+        if stuck.any():
+            allowed = stuck & (relative <= max(wide if spent else 0.0, smallest))
+            upper = upper.copy()
+            if touching is not None and allowed.any():
                 with np.errstate(all="ignore"):
-                    upper[~finite] = touching(lo[~finite], hi[~finite])
-                finite = np.isfinite(upper)
-                if finite.all():
-                    return Enclosed(lower, float(upper.max()))
-            i = int(np.argmin(np.where(finite, np.inf, relative)))
-            return Enclosed(lower, np.inf, tuple((float(a), float(b)) for a, b in zip(lo[i], hi[i], strict=True)))
+                    upper[allowed] = touching(lo[allowed], hi[allowed])
+                corners = max(corners, float(relative[allowed].max()))
+            bad = stuck & ~np.isfinite(upper)
+            if bad.any():
+                i = int(np.argmin(np.where(bad, relative, np.inf)))
+                return Enclosed(lower, np.inf, tuple((float(a), float(b)) for a, b in zip(lo[i], hi[i], strict=True)))
+            continue
         threshold = lower * (1 + tightness) if finite.all() else np.inf
-        cut = (upper > threshold) | ~finite
+        cut = ((upper > threshold) & (relative >= smallest)) | ~finite
         if not finite.all():  # first find out whether the unbounded places go away
-            narrow = np.flatnonzero(cut)[np.argsort(relative[cut])[:64]]
+            chosen = np.flatnonzero(~finite)
+            chosen = chosen[relative[chosen] > wide] if spent else chosen[np.argsort(relative[chosen])[:64]]
             cut = np.zeros(len(cut), dtype=bool)
-            cut[narrow] = True
+            cut[chosen] = True
+        elif not cut.any():
+            return Enclosed(lower, worst, None, corners)
         elif cut.sum() > 2048:
             cut &= upper >= np.partition(upper, -2048)[-2048]
         a, b = lo[cut], hi[cut]

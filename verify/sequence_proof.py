@@ -13,7 +13,9 @@ rigorous lower bounds. Outcomes are those of verify.prove: proved, refuted with 
 
     ( mean over the domain of |error|^p )^{1/p} <= ( e^p + S^p mu )^{1/p}.
 
-S is the same bound on a few large boxes that cover all of the domain: outputs of heads are convex combinations of values.
+S is the same bound on one box, the whole domain: there it says little more than that outputs of heads are convex combinations of
+values, which is enough. Certificates state as `rounding` twice the largest radius of a ball: an upper bound of |float64 - real|, tight
+where the model is nearly constant on cells and far too large where it is not.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ from verify.target import ExpressionTarget
 __all__ = ["SequenceProof", "prove_sequences"]
 
 Progress = Callable[[float, str], None]
-_BATCH = 4096
+_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,10 @@ def _search(
         progress(start / total, "proving")
         work = [_cells(intervals, start, min(start + _BATCH, total))]
         while work:
+            if time.monotonic() > deadline:
+                place = tuple((float(a), float(b)) for a, b in zip(work[-1][0][0], work[-1][1][0], strict=True))
+                reason = f"gave up after {boxes} boxes: the time is over"
+                return unbounded(eps, boxes, reason, place, error_lower=lower, witness=witness)
             lo, hi, width = work.pop()
             found = claim.bound(lo, hi, claim.order)
             boxes += len(lo)

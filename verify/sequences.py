@@ -175,7 +175,7 @@ class Sequences:
 
     def __repr__(self) -> str:
         left_out = f", {len(self.gaps)} gaps" if self.gaps else ""
-        return f"Sequences(T={self.T}, {self.box!r}{left_out})"
+        return f"Sequences(T={self.T}, {', '.join(self.names)}: tokens in {self.box!r}{left_out})"
 
 
 def _checked(gap: Any, index: int, box: Box) -> Gap:

@@ -5,32 +5,25 @@ x = c + T t + c zeta with c close to the patch's middle and T close to an orthon
 
 Lemma. Let M = (T, c) be any real matrix with |M'M - I| <= e in the spectral norm, e <= 1/8, and x a unit vector with
 x = c0 + T t + c zeta, |c - c0| <= u. Then |t|^2 + (1 + zeta)^2 = 1 + d with |d| <= 4 (e + u); and if <c, x> > 0,
-zeta = sqrt(1 - |t|^2 + d) - 1. Proof. y = (t, 1 + zeta) has x = M y + (c0 - c), so |M y| is within u of 1 and |y|^2 within
-e |y|^2 of |M y|^2. QED. On a patch zeta is therefore the polynomial -(s/2 + s^2/8 + s^3/16 + ...), s = |t|^2, up to
-the tail of that series (its coefficients decrease and are positive) and to |d| / (2 sqrt(1 - s - |d|)).
+zeta = sqrt(1 - |t|^2 + d) - 1, which is within |d| / (2 sqrt(1 - s - |d|)) of sqrt(1 - s) - 1, s = |t|^2. Proof. y = (t, 1 + zeta) has x = M y + (c0 - c), so |M y| is within u of 1 and |y|^2 within
+e |y|^2 of |M y|^2. QED.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from verify.ball import TINY, UP, Ball, U, gamma
+from verify.ball import TINY, UP, U, gamma
 from verify.cells import Cells, Curve
 from verify.domain import BoxError
 from verify.expression import plain_name
-from verify.monomials import Jet, homogeneous_product, monomials
 
 __all__ = ["Sphere", "SphereError", "around", "patches"]
-
-_SERIES = 12
-"""Terms of 1 - sqrt(1 - s) that are used; what is left is at most the next coefficient times s^13 / (1 - s)."""
 
 
 class SphereError(BoxError):
@@ -210,36 +203,4 @@ def _oriented(c: np.ndarray, tangent: np.ndarray, reach: np.ndarray, ahead: np.n
     half = np.abs(axes).sum(axis=2) * (1 + gamma(n + 4)) + TINY
     lo, hi = np.maximum(np.nextafter(c - half, -2.0), -1.0), np.minimum(np.nextafter(c + half, 2.0), 1.0)
     lo, hi = np.where(known[:, None], lo, -1.0), np.where(known[:, None], hi, 1.0)
-    return Cells(c, axes, lo, hi, _curve(r, s_in, depth, missing, known))
-
-
-def _curve(r: np.ndarray, s: np.ndarray, depth: np.ndarray, missing: np.ndarray, known: np.ndarray) -> Curve:
-    """zeta / depth as a polynomial in tau: -(1/depth) sum_k a_k (sum_i r_i^2 tau_i^2)^k, 1 - sqrt(1 - s) = sum_k a_k s^k."""
-    boxes, m = r.shape
-    inverse_depth = Ball(1 / depth, 2 * U / depth)
-    squares = Ball(r**2, U * r**2 + TINY)
-    one = Ball.exact(np.ones((boxes, 1)))
-    quadratic = Ball(np.zeros((boxes, _count(m, 2))), np.zeros((boxes, _count(m, 2))))
-    at = _squares_index(m)
-    quadratic.mid[:, at], quadratic.rad[:, at] = squares.mid, squares.rad
-    zero = Ball(np.zeros((boxes, m)), np.zeros((boxes, m)))
-    parts: Jet = [Ball.exact(np.zeros((boxes, 1))), zero]
-    power, a = one, Fraction(1, 2)
-    for k in range(1, _SERIES + 1):
-        power = homogeneous_product(power, quadratic, m, 2 * (k - 1), 2)
-        coefficient = float(a)
-        term = power * Ball(np.array(-coefficient), np.array(U * coefficient)) * inverse_depth[:, None]
-        parts += [term, None]
-        a = a * Fraction(2 * k - 1, 2 * k + 2)  # a_{k+1} / a_k
-    tail = float(a) * s ** (_SERIES + 1) / (1 - s) * (1 + 64 * U)
-    rest = np.where(known, (tail + missing) / depth * UP, np.inf)
-    return Curve(parts, rest)
-
-
-def _count(m: int, degree: int) -> int:
-    return math.comb(m + degree - 1, degree)
-
-
-def _squares_index(m: int) -> list[int]:
-    rows = monomials(m, 2)
-    return [int(np.flatnonzero(rows[:, i] == 2)[0]) for i in range(m)]
+    return Cells(c, axes, lo, hi, Curve(r, s_in, depth, missing, known))

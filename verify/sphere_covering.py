@@ -4,7 +4,7 @@ Theorem (after Petrov, Torr and Bibi 2024, split and classical heads). Let f be 
 x within R of some direction b_j, |v_j - f(b_j)| <= e, and the logits lambda <x, b_j> + rho_j, |rho_j| <= rho, up to a common
 shift. With w the softmax weights, of which data tokens of score 0 and value 0 take the part q (then without any shift),
 
-    |g(x) - f(x)| <= sum_j w_j (L angle(x, b_j) + e) + q |f(x)| <= L (R + T) + e + q F,
+    |g(x) - f(x)| <= sum_j w_j (L angle(x, b_j) + e) + q |f(x)| <= L (R + T) + e + q F,    (q and rounding grow with their number)
 
 with T and q from `verify.sphere_net`, and F = max |v_j| + e + L R >= |f(x)| as some b_j is within R of x.
 
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from verify.bisection import Bisection
     from verify.prove import Claim
 
-__all__ = ["BY_BISECTION_UP_TO", "by_sphere_covering"]
+__all__ = ["A_PRIORI", "BY_BISECTION_UP_TO", "by_sphere_covering"]
+
+A_PRIORI = "a priori"
+"""How the route of a certificate begins that a theorem gave; here it holds for every sequence up to the length it was applied to."""
 
 BY_BISECTION_UP_TO = 2
 """Dimension m of a sphere up to which a known target is proved by bisection, which is sharper."""
@@ -66,7 +69,7 @@ def by_sphere_covering(
             search.point(),
             rounding,
             search.boxes + boxes,
-            route="a priori: covering theorem on the sphere, covering radius by bisection",
+            route=f"{A_PRIORI}: covering theorem on the sphere, covering radius by bisection",
         )
     if known and domain.m == 3:
         return None
@@ -109,7 +112,7 @@ def _bound(claim: Claim, head: AffineHead, max_boxes: int, deadline: float) -> t
     seen = 0
     for radius in _radii(claim, keys, bound):
         upper = bound(radius)
-        if not upper <= claim.eps:
+        if not upper <= claim.eps or seen >= max_boxes:
             continue
         covered, boxes = sphere_covering_radius_at_most(keys, radius, max_boxes - seen, deadline)
         seen += boxes
@@ -136,6 +139,7 @@ def _regularity(claim: Claim, head: AffineHead, directions: np.ndarray) -> tuple
             1 + 4 * U
         ) + target.lipschitz * angle
     assert isinstance(target, ExpressionTarget)
+    assert isinstance(domain, Sphere)
     constant = lipschitz_constant(target.expression, domain).upper
     at = target.series(at_points(domain, directions), 1)
     off = 0.0

@@ -1,9 +1,7 @@
-"""Petrov, Torr and Bibi (2024), "Prompting a pretrained transformer can be a universal approximator": heads on the sphere.
+"""Petrov, Torr and Bibi 2024, "Prompting a Pretrained Transformer Can Be a Universal Approximator" (arXiv 2402.14753).
 
-nets           points of the sphere with a given covering radius, as few as can be found
-icosahedral    geodesic grids of the two-sphere, and their stretched relatives
-relaxation     moving points so that their covering radius falls
-equal_area     partitions into regions of equal area and bounded radius (Leopardi 2006)
-
-The other files of this folder build the paper's heads on these points.
+The heads on S^m: `core`, `split`, `classical`, one file per theorem; what they share is in `net_head` (covering nets), `smooth`, `circle`,
+`sphere`, `smooth_head` and `values` (fitted values) and `deconvolution`. Lemmas: `smoothing` (the von Mises-Fisher kernel), `nets` with
+`icosahedral`, `polytopes`, `relaxation` (coverings) and `equal_area` (partitions). Bounds of the length: `jackson`. Sequences:
+`kolmogorov` (the code), `sequence` (T + 2 layers), `obstruction` (why not everywhere), `shifted` and `two_layer` (everywhere).
 """

@@ -14,7 +14,7 @@ values on samples. Nothing is monotone in N (cos 5t has an excellent head of 10 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -31,15 +31,30 @@ Evaluate = Callable[[np.ndarray], np.ndarray]
 
 _SAMPLES = (256, 512, 1024, 2048)
 # Refinement by Lawson's iteration gains about this factor over least squares.
-_GAIN = 4.0
-_ROUNDS = 25
+_GAIN = 2.5
+_ROUNDS = 15
 # Within this factor of the goal finer scans of sharpnesses follow, on these relative ranges (the last is never scanned).
 _NEAR = 1000.0
 _SPREADS = (0.3, 0.05, 0.0)
 _CHECKS = 2000
+# Every length is tried up to about this one; beyond it every multiple of 1 + 1/_PRECISION, and where an error is this
+# factor above the goal, lengths below are taken to be hopeless.
+_FEW = 24
+_PRECISION = 100
+_HOPELESS = 30.0
 _SHARPEST = 400.0
 # Beyond this many e-folds between a key and the middle of its gap, keys no longer overlap: nothing smooth comes of them.
 _OVERLAP = 30.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A head on keys rotated by `shift`, with its error on the target's grid."""
+
+    error: float
+    shift: float
+    sharpness: float
+    values: Float[np.ndarray, "tokens k"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +74,9 @@ class _Target:
         self, tokens: int, shift: float, sharpness: Float[np.ndarray, " c"]
     ) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, "c tokens k"]]:
         """Error on the grid (infinite where the values are larger than rounding allows) and values, for each sharpness."""
-        many, lam = len(self.values), sharpness[:, None]
+        # no finer than these keys can follow
+        every = self.values[:: max(1, len(self.values) // max(256, 2 ** (12 * tokens).bit_length()))]
+        many, lam = len(every), sharpness[:, None]
         orders = np.fft.fftfreq(many, 1 / many).astype(int)
         residues, centred = orders % tokens, _centred(orders, tokens)
         bessel = ive(np.abs(orders), lam)
@@ -69,21 +86,28 @@ class _Target:
         waves = np.cos(np.multiply.outer(copies, 2 * np.pi * np.arange(many) / many - shift))
         below = self.family.denominators(tokens * (mean + 2 * ive(copies, lam) @ waves), lam)
         unit = tokens * mean if self.family.normalised else np.ones_like(mean)
-        spectrum = np.fft.fft(self.values * (below[0] / unit)[..., None], axis=1) / many
+        spectrum = np.fft.fft(every * (below[0] / unit)[..., None], axis=1) / many
         response = (bessel / mean) * np.exp(-1j * (orders - centred) * shift)
         cap = np.array([cap_on_values(tokens, s, 2, self.eps, self.size) for s in sharpness])
-        fold = np.zeros((many, tokens))
-        fold[np.arange(many), residues] = 1.0
-        power = np.abs(response) ** 2 @ fold + (0.1 * self.eps / cap[:, None]) ** 2
-        projected = np.swapaxes(np.conj(response)[..., None] * spectrum, 1, 2) @ fold
-        amplitudes = np.swapaxes(projected, 1, 2) / power[..., None]
+        power = _folded(np.abs(response[..., None]) ** 2, tokens) + (0.1 * self.eps / cap[:, None, None]) ** 2
+        amplitudes = _folded(np.conj(response)[..., None] * spectrum, tokens) / power
         above = np.fft.ifft(response[..., None] * amplitudes[:, residues], axis=1).real * many
         outputs = [above * (unit / d)[..., None] for d in below[self.family.checked]]
-        error = np.max([np.abs(g - self.values).max(axis=(1, 2)) for g in outputs], axis=0)
+        error = np.max([np.abs(g - every).max(axis=(1, 2)) for g in outputs], axis=0)
         turned = amplitudes * np.exp(1j * _centred(np.arange(tokens), tokens) * shift)[:, None]
         values = np.fft.ifft(turned, axis=1).real * tokens
         error = np.where(np.abs(values).max(axis=(1, 2)) <= 2 * cap, error, np.inf)
         return error, values * (unit / (tokens * mean))[..., None]
+
+
+def _folded(spectra: np.ndarray, tokens: int) -> np.ndarray:
+    """Sums over all orders of the same residue modulo N. spectra: (c, M, k) in NumPy's order, M even -> (c, N, k)."""
+    candidates, many, outputs = spectra.shape
+    padded = np.zeros((candidates, -(-many // tokens) * tokens, outputs), spectra.dtype)
+    padded[:, :many] = np.fft.fftshift(spectra, axes=1)
+    sums = padded.reshape(candidates, -1, tokens, outputs).sum(axis=1)
+    # the first column holds the residue of order -M/2
+    return np.roll(sums, -(many // 2) % tokens, axis=1)
 
 
 def _centred(orders: np.ndarray, tokens: int) -> np.ndarray:
@@ -100,14 +124,25 @@ def circle_heads(
     """
     target = _sampled(evaluate, family, eps)
     longest = min(max_tokens, len(target.values) // 3)
-    goal = ERROR_SHARE
-    for tokens in range(1, longest + 1):
-        head = _head_of_length(evaluate, target, tokens, goal, deadline)
-        if head is not None:
-            yield head
-            if goal < ERROR_SHARE:
+    tokens = 1
+    for goal in (ERROR_SHARE, ERROR_SHARE / 2):
+        head = None
+        tokens = _hopeless(target, tokens, longest, goal, deadline)
+        while head is None:
+            if tokens > longest:
                 return
-            goal /= 2
+            head = _head_of_length(evaluate, target, tokens, goal, deadline)
+            tokens += max(1, tokens // _PRECISION)
+        yield head
+
+
+def _hopeless(target: _Target, tokens: int, longest: int, goal: float, deadline: float | None) -> int:
+    """Where to start: `tokens`, or the last of ever larger steps up to which nothing came within a large factor of the goal."""
+    step = max(tokens, _FEW)
+    while step <= longest and _screened(target, step, goal, deadline)[0].error > _HOPELESS * goal * target.eps:
+        tokens = step
+        step = int(1.15 * step)
+    return tokens
 
 
 def _sampled(evaluate: Evaluate, family: Family, eps: float) -> _Target:
@@ -121,16 +156,14 @@ def _sampled(evaluate: Evaluate, family: Family, eps: float) -> _Target:
     return _Target(values, family, eps)
 
 
-def _head_of_length(
-    evaluate: Evaluate, target: _Target, tokens: int, goal: float, deadline: float | None
-) -> SmoothHead | None:
-    """The best of all sharpnesses and rotations if it is within goal * eps; where it nearly is, refined on samples first."""
+def _screened(target: _Target, tokens: int, goal: float, deadline: float | None) -> list[_Candidate]:
+    """The best sharpness for each rotation, the smallest error first."""
     sharpness = target.family.sharpnesses(target.size, goal * target.eps, _SHARPEST)
     sharpness = sharpness[sharpness * (1 - np.cos(np.pi / tokens)) <= _OVERLAP]
     if len(sharpness) == 0:
-        return None
+        return [_Candidate(np.inf, 0.0, 0.0, np.zeros((tokens, 1)))]
     check_deadline(deadline, 3e3 * len(sharpness) * len(target.values))
-    tried = []
+    found = []
     for shift in _shifts(target, tokens):
         scanned = sharpness
         for spread in _SPREADS:
@@ -140,26 +173,33 @@ def _head_of_length(
                 break
             # the error, as a function of the sharpness, has narrow valleys where its leading term changes sign
             scanned = scanned[best] * np.linspace(1 - spread, 1 + spread, 13)
-        tried.append((float(error[best]), shift, float(scanned[best]), values[best]))
-    for error, shift, best_sharpness, values in sorted(tried, key=lambda one: one[0])[:2]:
-        if error > _GAIN * goal * target.eps:
+        found.append(_Candidate(float(error[best]), shift, float(scanned[best]), values[best]))
+    return sorted(found, key=lambda one: one.error)
+
+
+def _head_of_length(
+    evaluate: Evaluate, target: _Target, tokens: int, goal: float, deadline: float | None
+) -> SmoothHead | None:
+    """The best of all sharpnesses and rotations if it is within goal * eps; where it nearly is, refined on samples first."""
+    for candidate in _screened(target, tokens, goal, deadline)[:2]:
+        if candidate.error > _GAIN * goal * target.eps:
             break
-        head = _checked(evaluate, target, tokens, shift, best_sharpness, values)
+        head = _checked(evaluate, target, tokens, candidate)
         if head.within(target.eps, goal):
             return head
         check_deadline(deadline, 30.0 * _ROUNDS * tokens**3)
-        points = circle_points(equispaced_angles(max(10 * tokens, 240), shift))
+        points = circle_points(equispaced_angles(max(10 * tokens, 240), candidate.shift))
         values = fit_values(
             points,
             np.asarray(evaluate(points), dtype=np.float64),
-            circle_points(equispaced_angles(tokens, shift)),
-            best_sharpness,
+            circle_points(equispaced_angles(tokens, candidate.shift)),
+            candidate.sharpness,
             target.family,
             goal=0.98 * goal * target.eps,
-            cap=cap_on_values(tokens, best_sharpness, 2, target.eps, target.size),
+            cap=cap_on_values(tokens, candidate.sharpness, 2, target.eps, target.size),
             rounds=_ROUNDS,
         )
-        head = _checked(evaluate, target, tokens, shift, best_sharpness, values)
+        head = _checked(evaluate, target, tokens, replace(candidate, values=values))
         if head.within(target.eps, goal):
             return head
     return None
@@ -182,13 +222,10 @@ def _shifts(target: _Target, tokens: int) -> list[float]:
     return shifts
 
 
-def _checked(
-    evaluate: Evaluate, target: _Target, tokens: int, shift: float, sharpness: float, values: np.ndarray
-) -> SmoothHead:
+def _checked(evaluate: Evaluate, target: _Target, tokens: int, candidate: _Candidate) -> SmoothHead:
     """With the error on a grid that has nothing in common with the ones fitted on."""
-    keys = circle_points(equispaced_angles(tokens, shift))
+    keys = circle_points(equispaced_angles(tokens, candidate.shift))
     points = circle_points(equispaced_angles(max(_CHECKS, 40 * tokens) + 1, 0.1))
-    error, size = sup_error(
-        points, np.asarray(evaluate(points), dtype=np.float64), keys, sharpness, values, target.family
-    )
-    return SmoothHead(keys, sharpness, values, float(error.max()), size)
+    exact = np.asarray(evaluate(points), dtype=np.float64)
+    error, size = sup_error(points, exact, keys, candidate.sharpness, candidate.values, target.family)
+    return SmoothHead(keys, candidate.sharpness, candidate.values, float(error.max()), size)

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float
 
 from constructions.errors import CompileError
-from constructions.petrov2024.split import both
+from constructions.petrov2024.split import fitted_and_net
 from constructions.petrov2024.values import classical_family
 from constructions.proposal import Proposal
 from verify import Head, Prefix, Transformer
@@ -121,7 +121,7 @@ def propose_classical(
     if sequence_length < 1:
         raise ValueError(f"sequence_length = {sequence_length}: a sequence has at least one token.")
     _checked_outputs(m, np.asarray(evaluate(np.eye(1, m + 1))).shape[1])
-    yield from both(
+    yield from fitted_and_net(
         evaluate,
         m,
         eps,

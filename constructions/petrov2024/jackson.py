@@ -85,7 +85,7 @@ METHODS = ("split", "classical", "core", "deconvolution", "paper")
 _PAPER = "Petrov, Torr, Bibi 2024 (arXiv 2402.14753)"
 _PAPER_EXPONENT = 10 + 14 * DIMENSION + 4 * DIMENSION**2
 _RATIO = LIPSCHITZ / EPS
-_LINEAR = "Any head whose keys are fixed before f is seen"
+_LINEAR = "For all L-Lipschitz f at once, with keys fixed before f is seen"
 
 
 def net_radius(eps: float, lipschitz: float) -> float:
@@ -238,7 +238,7 @@ def _lower(method: str, m: int, eps: float, lipschitz: float, bound_f: float | N
     if m == 1 and method == "split" and (bound_f is None or bound_f >= 1.5708 * lipschitz):
         return 2 * sp.ceiling(
             sp.pi * _RATIO / 2
-        ) - 1, "Any normalised head whose keys are fixed before f is seen (exact)"
+        ) - 1, "For all L-Lipschitz f at once, a normalised head with keys fixed before f is seen (exact)"
     return packing_bound(m), _LINEAR
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial import KDTree
 
+from constructions.petrov2024.equal_area import cap_share
 from constructions.petrov2024.nets import Net, sphere_net
 from constructions.petrov2024.values import Family
 from constructions.proposal import Proposal, Term
@@ -62,6 +63,8 @@ def propose_net(
     for margin in _MARGINS.get(m, _OTHER_MARGINS):
         # beyond a right angle a net's keys leave points where all logits are negative: data tokens would win there
         radius = min((1 - margin) * widest, _WIDEST_CLASSICAL if family.longest else pi / 2)
+        if cap_share(m, radius) * max_tokens < 1:
+            return  # by area alone; at radii where a search for the net would be long
         net = sphere_net(m, radius, max_tokens=max_tokens, deadline=inf if deadline is None else deadline)
         if net is None or len(net.points) > max_tokens:
             return

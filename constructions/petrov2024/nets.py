@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import acos, ceil, floor, inf, isfinite, pi, sqrt, tan
+from math import acos, atan, ceil, cos, floor, inf, isfinite, pi, sqrt, tan
 
 import numpy as np
 from jaxtyping import Float
@@ -39,7 +39,7 @@ _FINISHED = 30_000
 # Simplices per point of the hull of many points spread evenly over S^m, about (Poisson Delaunay triangulations are similar).
 _SIMPLICES = {2: 2.0, 3: 6.8, 4: 32.0, 5: 190.0}
 # A search for a net ends after about so many relaxations.
-_TRIALS = 6
+_TRIALS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,12 @@ def fewest_points(m: int, radius: float) -> int:
     # m + 1 vectors of R^{m+1} have some u != 0 with <u, b_j> <= 0 for all: it is orthogonal to them, or solves <u, b_j> = -1
     fewest = max(fewest, m + 2)
     if m == 2:
-        while acos(min(1.0, 1 / (tan(pi * fewest / (6 * (fewest - 2))) * sqrt(3)))) > radius * (1 + 1e-12):
+        # the same bound solved for N, to begin with: 2 + 2 pi / (area of the equilateral triangle of circumradius `radius`)
+        angle = 2 * atan(1 / (cos(radius) * sqrt(3)))
+        fewest = max(fewest, floor((2 + 2 * pi / (3 * angle - pi)) * (1 - 1e-9 - 1e-15 / radius**2)))
+        for _ in range(1000):
+            if not acos(min(1.0, 1 / (tan(pi * fewest / (6 * (fewest - 2))) * sqrt(3)))) > radius * (1 + 1e-12):
+                break
             fewest += 1
     return fewest
 
@@ -154,7 +159,7 @@ def _steps(m: int, count: int) -> int:
 def _best_of(m: int, count: int, radius: float, deadline: float) -> Net:
     """The best relaxed net of `count` points; ends with the first whose radius fits. radius = 0: as far as it goes."""
     steps = _steps(m, count)
-    patience = 1.0 if m == 2 and count > 300 else 2.5
+    patience = 1.0 if m == 2 and count > 300 else 2.5 if m == 2 else 8.0
     best: Net | None = None
     for name, start in _starts(m, count):
         plain = start()
@@ -198,7 +203,8 @@ def _upwards(m: int, radius: float, longest: int, deadline: float) -> Net | None
 
 def _by_scaling(m: int, radius: float, longest: int, deadline: float) -> Net | None:
     """The first net that fits, found by N (its radius)^m = constant: a first relaxation, as far as it goes, says what the constant is."""
-    count = min(int(1.85 * fewest_points(m, radius)) + 1, longest)
+    # what relaxes well has about this many times the points of the bound by area
+    count = min(int((1.85 + 0.6 * (m - 3)) * fewest_points(m, radius)) + 1, longest)
     goal, best = 0.0, None
     for _ in range(_TRIALS):
         if count < 1 or count > longest or not _affordable(m, count) or time.monotonic() > deadline:
@@ -214,7 +220,8 @@ def _by_scaling(m: int, radius: float, longest: int, deadline: float) -> Net | N
         if fits and scaled > 0.99 * count:
             break
         ceiling = longest if best is None else len(best.points) - 1
-        count = min(scaled, ceiling) if goal == 0 else max(scaled, ceil(1.005 * count))
+        # with a goal it gives up early, and its radius says nothing about the constant
+        count = min(max(scaled, 1), ceiling) if goal == 0 else ceil((1 + 0.004 * m) * count)
         if count > ceiling:
             break
         goal = radius

@@ -1,12 +1,15 @@
 """Why one scalar code cannot be right everywhere: the swap map f(x1, x2) = (x2, x1).
 
 In the T + 2 layers of sequence.py, token p's output depends on the sequence through the code z alone, z: [0,1]^n -> R continuous.
-*Lebesgue's covering theorem* (if [0,1]^n is covered by finitely many closed sets none of which meets two opposite faces, some n + 1
-of them have a common point) gives: every continuous [0,1]^n -> R^M with M < n has a fibre with a connected component that meets
-two opposite faces. (Otherwise the components of all fibres could be grouped into a cover by small closed sets of order M + 1 <= n,
-pulled back from a cover of R^M of that order, none meeting opposite faces.) For n = 2 and M = 1 there are two sequences on opposite
-faces, x_i = 0 and x_i = 1 for one i, of the same code, hence of the same outputs; the swap map's outputs differ there by 1 in one
-component. So **every** prefix of **every** such model has sup error >= 1/2 on the swap map, whatever its keys and values.
+*Lebesgue's covering theorem*: if finitely many closed sets, none meeting two opposite faces, cover [0,1]^n, then some n + 1 of them
+have a common point. Hence every continuous z: [0,1]^n -> R^M with M < n has a fibre with a connected component that meets two
+opposite faces. Otherwise each fibre, being compact, splits into finitely many closed pieces none of which meets two, and so does
+the preimage of a small neighbourhood of its value; finitely many of these cover the image, a closed refinement of that cover has
+no M + 2 sets with a common point (the dimension of R^M is M), and the pieces of its preimages contradict the theorem, M + 1 <= n.
+
+For n = 2 and M = 1 there are two sequences, on the faces x_i = 0 and x_i = 1 for one i, of the same code, hence of the same outputs;
+the swap map's outputs differ there by 1 in one component. So **every** prefix of **every** such model has sup error >= 1/2 on the
+swap map, whatever its keys and values.
 
 `obstruction` finds a witness for a given model: it walks across a jump of the top digit, where z sweeps over half of all codes
 within a strip of width ~ h ln(.)/B, and takes the sequence of the largest error, which a point ball of the kernel then bounds

@@ -17,7 +17,8 @@ nu + omega [position = p] lies above all codes at other positions and below them
 
 *Where it is right.* A neighbouring cell's weight at distance t from a jump is e^{-2Bt/h}, the digits are off by at most twice
 that, and z by at most 2 d e^{-2Bt/h}. Codes stay apart while 2 M |dz| <= 1/8 (kolmogorov.py: a neighbouring code is A below, moved by
-2 A M |dz|), so for t >= (h / 2B) ln(40 d M) the error is the modulus of f on a cell, plus e^{-A/2}-like tails. The exceptional set
+2 A M |dz|), so for t >= (h / 2B) ln(40 d M) the error is the modulus of f on a cell,
+plus tails of order e^{-3A/4}. The exceptional set
 {some |x_i - jump| < t} has relative measure at most T d (2^K - 1) 2t / len = T d (1 - 2^{-K}) ln(40 d M) / B: the sharpness B
 buys it. *No* prefix makes the sup norm small everywhere (obstruction.py).
 """
@@ -247,15 +248,20 @@ def tokens_needed(code: Code) -> int:
 
 
 def _next(code: Code, reached: float, eps: float, max_tokens: int) -> int:
-    """One digit more, unless it is clear that the modulus, which halves with each digit at best, cannot come down to eps."""
-    wanted = code.K + max(1, ceil(log2(reached / eps) - 0.5)) if reached < inf else code.K + 1
+    """One digit more, unless it is clear that the modulus cannot come down to eps.
+
+    The way from a cell's centre to a point of it passes through the centre of a cell of half the width: the modulus halves with each
+    digit at best. Its bound by Taylor models may be up to about three times too large: 1.5 digits.
+    """
+    wanted = code.K + max(1, ceil(log2(reached / eps) - 1.5)) if reached < inf else code.K + 1
     most = most_digits() // (code.T * code.d)
     if wanted > most:
         cause = f"the modulus of f on cells: K = {wanted} binary digits are needed and float64 logits carry K T d <= {most_digits()}"
         raise EpsilonError(value=eps, reachable=reached * 2.0 ** (code.K - most) * 1.5, dominating=cause)
     if (needed := tokens_needed(Code(code.T, code.d, wanted))) > max_tokens:
-        fits = f"a larger eps (K = {code.K} reaches eps = {reached * 1.01:.3g})"
-        raise TooLongError(needed=needed, max_tokens=max_tokens, options=(fits, f"max_tokens={needed}"))
+        fits = max(K for K in range(code.K, wanted) if tokens_needed(Code(code.T, code.d, K)) <= max_tokens)
+        larger = f"a larger eps (K = {fits} fits and reaches about {reached * 2.0 ** (code.K - fits):.3g})"
+        raise TooLongError(needed=needed, max_tokens=max_tokens, options=(larger, f"max_tokens={needed}"))
     return code.K + 1
 
 

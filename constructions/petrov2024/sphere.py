@@ -30,6 +30,7 @@ _GAIN = 3.0
 _EXCHANGES = 3
 # Up to this length every length is tried.
 _BISECTED = 80
+_SETTLED = 60
 _LONGEST = 1500
 _SHARPEST = 64.0
 
@@ -150,40 +151,33 @@ def sphere_heads(
 
 
 def _shortest(search: _Search, start: int, longest: int) -> SmoothHead | None:
-    """Lengths grow by a quarter until least squares alone does; the shortest is sought from the last hopeless length on."""
-    hopeless, tokens, limit = start, start, _GAIN * search.goal * search.eps
-    every = search.family.sharpnesses(search.size, search.goal * search.eps, _SHARPEST)
+    """Lengths grow by a quarter until a head will do; the shortest is sought from the last hopeless length on."""
+    sharpnesses = every = search.family.sharpnesses(search.size, search.goal * search.eps, _SHARPEST)
     if len(every) == 0:
         return None
-    sharpnesses = every
+    hopeless = tokens = min(start, longest)
     while True:
-        tokens = min(tokens, longest)
         head = search.screened(tokens, sharpnesses)
-        if head.within(search.eps, search.goal):
+        near = head.error <= _GAIN * search.goal * search.eps
+        found = search.refined(tokens, head.sharpness) if near else None
+        if found is not None and found.within(search.eps, search.goal):
             break
-        if head.error > limit:
+        if tokens >= longest:
+            return None
+        if not near:
             hopeless = tokens
-        if tokens == longest:
-            break
-        at = int(np.argmin(np.abs(every - head.sharpness)))
-        if tokens > 60:
+        if tokens > _SETTLED:
             # the best sharpness moves slowly with the length
+            at = int(np.argmin(np.abs(every - head.sharpness)))
             sharpnesses = every[max(0, at - 2) : at + 4]
-        tokens = max(tokens + 1, int(1.25 * tokens))
-    fallback = search.refined(tokens, head.sharpness)
-    best = fallback if fallback.within(search.eps, search.goal) else None
+        tokens = min(longest, max(tokens + 1, int(1.25 * tokens)))
     if tokens > _BISECTED:
-        return _bisected(search, hopeless, tokens, sharpnesses, best)
-    for length in range(hopeless, tokens):
-        trial = search.attempt(length, sharpnesses)
-        if trial is not None:
-            return trial
-    return best
+        return _bisected(search, hopeless, tokens, sharpnesses, found)
+    trials = (search.attempt(length, sharpnesses) for length in range(hopeless, tokens))
+    return next((trial for trial in trials if trial is not None), found)
 
 
-def _bisected(
-    search: _Search, low: int, high: int, sharpnesses: np.ndarray, best: SmoothHead | None
-) -> SmoothHead | None:
+def _bisected(search: _Search, low: int, high: int, sharpnesses: np.ndarray, best: SmoothHead) -> SmoothHead:
     """Long heads: success is nearly monotone in the length, and a percent of it is not worth more trials."""
     while high - low > max(1, high // 80):
         middle = (low + high) // 2

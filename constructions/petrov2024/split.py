@@ -11,15 +11,17 @@ The paper's symbols: lambda, b_k, and v_k = f(b_k); ours differ from it in the v
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import inf, pi
 
 import numpy as np
 
 from constructions.petrov2024.net_head import propose_net
+from constructions.petrov2024.nets import fewest_points, net_bound
 from constructions.petrov2024.smooth import propose_smooth
 from constructions.petrov2024.values import SPLIT, Family
 from constructions.proposal import Proposal
 
-__all__ = ["propose_split"]
+__all__ = ["fitted_and_net", "propose_split"]
 
 
 def propose_split(
@@ -37,12 +39,12 @@ def propose_split(
     evaluate: (P, m+1) points of the sphere -> (P, k). lipschitz: geodesic constant, None where unknown. smooth: f may be
     evaluated anywhere and its head will be proved for this f, so fitted values are worth trying.
     """
-    yield from both(
+    yield from fitted_and_net(
         evaluate, m, eps, SPLIT, lipschitz=lipschitz, smooth=smooth, max_tokens=max_tokens, deadline=deadline
     )
 
 
-def both(
+def fitted_and_net(
     evaluate: Callable[[np.ndarray], np.ndarray],
     m: int,
     eps: float,
@@ -53,13 +55,33 @@ def both(
     max_tokens: int,
     deadline: float | None,
 ) -> Iterator[Proposal]:
-    """The net head, preceded by fitted heads that are shorter and followed by those that are not."""
-    net = None
-    if lipschitz is not None and np.isfinite(lipschitz):
-        found = propose_net(evaluate, m, eps, family, lipschitz=lipschitz, max_tokens=max_tokens, deadline=deadline)
-        net = list(found)
-    if smooth:
-        # a fitted head longer than the net would not be taken
-        longest = min(max_tokens, *(p.length - 1 for p in net)) if net else max_tokens
-        yield from propose_smooth(evaluate, m, eps, family, max_tokens=longest, deadline=deadline)
-    yield from net or ()
+    """Fitted heads and the net head, shortest first as far as that is known without searching for a net that would not be taken.
+
+    No net of covering radius eps/L has fewer than `fewest_points` points: where a fitted head is no longer, it goes first.
+    """
+    known = lipschitz is not None and 0 < lipschitz < inf
+    radius = min(eps / lipschitz, pi) if known and lipschitz else pi
+
+    def net() -> list[Proposal]:
+        if lipschitz is None or not np.isfinite(lipschitz):
+            return []
+        options = {"lipschitz": lipschitz, "max_tokens": max_tokens, "deadline": deadline}
+        return list(propose_net(evaluate, m, eps, family, **options))
+
+    if not smooth:
+        yield from net()
+        return
+    longest = min(max_tokens, net_bound(m, radius)) if known else max_tokens
+    fitted = propose_smooth(evaluate, m, eps, family, max_tokens=longest, deadline=deadline)
+    first = next(fitted, None)
+    if first is not None and known and first.length <= fewest_points(m, radius):
+        yield first
+        yield from fitted
+        yield from net()
+        return
+    nets = net()
+    yield from (p for p in nets if first is None or p.length < first.length)
+    if first is not None:
+        yield first
+        yield from fitted
+        yield from (p for p in nets if p.length >= first.length)

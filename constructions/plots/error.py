@@ -8,7 +8,7 @@ import numpy as np
 
 from constructions.captions import names_of, upward
 from constructions.plots.style import BLACK, BLUE, CYCLE, GREY, ORANGE, RED, legend, titled
-from constructions.sampled import grid_2d, line, sampled
+from constructions.sampled import attends_to_data, grid_2d, line, pictured, sampled, shown_length
 from verify import LipschitzTarget
 from verify.prove import error_profile
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from constructions.compiled import Compiled
 
-__all__ = ["draw_error"]
+__all__ = ["draw_error", "log_scale", "measured_name"]
 
 _CONTOURS = 1000
 """Tokens above which contours of the measured error would be finer than the samples."""
@@ -54,12 +54,14 @@ def _bound_name(upper: np.ndarray) -> str:
     return "proved bound per box" if len(np.unique(upper)) > 1 else "proved bound (whole domain)"
 
 
-def _measured_name(c: Compiled) -> str:
-    return (
-        "worst case over the Lipschitz class (sampled)"
-        if isinstance(c.target, LipschitzTarget)
-        else "measured (sampled)"
-    )
+def measured_name(c: Compiled) -> str:
+    """What a sampled error is."""
+    where, length = "sampled", shown_length(c)
+    if attends_to_data(c) and length > 1:
+        more = f" of up to {c.claim.sequence_length}" if c.claim.sequence_length > length else ""
+        where += f", in sequences of {length}{more}"
+    kind = "worst case over the Lipschitz class" if isinstance(c.target, LipschitzTarget) else "measured"
+    return f"{kind} ({where})"
 
 
 def _steps(c: Compiled, ax: Axes, lo: np.ndarray, hi: np.ndarray, upper: np.ndarray) -> None:
@@ -76,16 +78,16 @@ def _steps(c: Compiled, ax: Axes, lo: np.ndarray, hi: np.ndarray, upper: np.ndar
     for a, b in zip(lo[~finite, 0], hi[~finite, 0], strict=True):
         ax.axvspan(a, b, color=RED, alpha=0.25, lw=0, label="no bound reached" if a == lo[~finite, 0][0] else None)
     positive = np.where(s.error > 0, s.error, np.nan)
-    ax.plot(s.points[:, 0], positive, color=ORANGE, lw=1.0, label=_measured_name(c))
+    ax.plot(s.points[:, 0], positive, color=ORANGE, lw=1.0, label=measured_name(c))
     ax.axhline(c.eps, color=BLACK, lw=1.2, ls="--", label=f"eps = {c.eps:g}")
-    _log_scale(ax, np.concatenate([upper[finite], positive[np.isfinite(positive)], [c.eps]]), c.eps)
+    log_scale(ax, np.concatenate([upper[finite], positive[np.isfinite(positive)], [c.eps]]), c.eps)
     ax.set_xlabel(names_of(c)[0])
     ax.set_ylabel("|g − f|" + (", largest over outputs" if c.values.shape[1] > 1 else ""))
     ax.margins(x=0)
     legend(ax, loc="lower center", ncols=2)
 
 
-def _log_scale(ax: Axes, values: np.ndarray, eps: float) -> None:
+def log_scale(ax: Axes, values: np.ndarray, eps: float) -> None:
     """Logarithmic, from a thousandth of eps where the error has zeros, with room for the legend below."""
     low = max(float(np.min(values)), eps * 1e-3)
     ax.set_yscale("log")
@@ -110,11 +112,11 @@ def _map(c: Compiled, ax: Axes, lo: np.ndarray, hi: np.ndarray, upper: np.ndarra
     error = s.error.reshape(len(y), len(x))
     levels, styles = [c.eps * 0.5, c.eps * 0.9], ["--", "-"]
     handles: list[Any] = [
-        Line2D([], [], color="white", lw=1.2, ls=style, label=f"{_measured_name(c)} = {share} eps")
+        Line2D([], [], color="white", lw=1.2, ls=style, label=f"{measured_name(c)} = {share} eps")
         for style, share in zip(styles, ("0.5", "0.9"), strict=True)
     ]
     if c.length > _CONTOURS:
-        handles = [Line2D([], [], ls="", label=f"{_measured_name(c)}: at most {upward(float(error.max()))}")]
+        handles = [Line2D([], [], ls="", label=f"{measured_name(c)}: at most {upward(float(error.max()))}")]
     elif error.max() > levels[0]:
         ax.contour(x, y, error, levels=levels, colors="white", linewidths=0.9, linestyles=styles)
     handles.append(Line2D([], [], color=RED, lw=2.5, label=f"eps = {c.eps:g} (on the colour bar)"))
@@ -136,7 +138,7 @@ def _map(c: Compiled, ax: Axes, lo: np.ndarray, hi: np.ndarray, upper: np.ndarra
 
 
 def _shadows(c: Compiled, ax: Axes, lo: np.ndarray, hi: np.ndarray, upper: np.ndarray) -> None:
-    low, high = c.domain.bounds
+    low, high = pictured(c).bounds
     s = sampled(c, c.domain.sample(4000))
     bins, tops = 12, []
     for axis, name in enumerate(names_of(c)):
@@ -157,9 +159,9 @@ def _shadows(c: Compiled, ax: Axes, lo: np.ndarray, hi: np.ndarray, upper: np.nd
         top = np.array([s.error[slot == i].max(initial=0) for i in range(bins)])
         tops.append(top)
         ax.plot((np.arange(bins) + 0.5) / bins, np.where(top > 0, top, np.nan), color=colour, lw=1, ls=":", marker=".")
-    ax.plot([], [], color=GREY, lw=1, ls=":", marker=".", label=_measured_name(c))
+    ax.plot([], [], color=GREY, lw=1, ls=":", marker=".", label=measured_name(c))
     ax.axhline(c.eps, color=BLACK, lw=1.2, ls="--", label=f"eps = {c.eps:g}")
-    _log_scale(ax, np.concatenate([upper[np.isfinite(upper)], *(top[top > 0] for top in tops), [c.eps]]), c.eps)
+    log_scale(ax, np.concatenate([upper[np.isfinite(upper)], *(top[top > 0] for top in tops), [c.eps]]), c.eps)
     ax.set_xlabel("position between the ends of the coordinate")
     ax.set_ylabel("|g − f|, largest over the other coordinates")
     legend(ax, loc="lower center", ncols=2)

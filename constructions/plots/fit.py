@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 
 from constructions.captions import names_of
 from constructions.plots.style import BLACK, CYCLE, GREY, SKY, chosen_output, legend, titled
 from constructions.plots.tokens import peaks
-from constructions.sampled import grid_2d, line, sampled
+from constructions.sampled import Sampled, grid_2d, line, pictured, sampled
 from verify import LipschitzTarget
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from constructions.compiled import Compiled
 
-__all__ = ["draw_fit"]
+__all__ = ["curves", "draw_fit", "token_ticks"]
 
 _DOTS = 2000
 """Tokens above which their places would hide the map."""
@@ -28,7 +29,12 @@ def draw_fit(c: Compiled, ax: Axes, *, output: int = 0) -> None:
     the lines through the domain's centre."""
     chosen = chosen_output(c, output)
     if c.domain.dimension == 1:
-        _curves(c, ax)
+        s = sampled(c, line(c, 0, 1001))
+        recorded = c.target.points[:, 0] if isinstance(c.target, LipschitzTarget) else None
+        curves(c, ax, s, s.points[:, 0], recorded)
+        token_ticks(ax, peaks(c).points[:, 0], "token, where attended to most")
+        ax.set_xlabel(names_of(c)[0])
+        legend(ax)
     elif c.domain.dimension == 2:
         _map(c, ax, chosen)
     else:
@@ -36,20 +42,23 @@ def draw_fit(c: Compiled, ax: Axes, *, output: int = 0) -> None:
     titled(ax, c, "Fit")
 
 
-def _curves(c: Compiled, ax: Axes) -> None:
-    s = sampled(c, line(c, 0, 1001))
-    x = s.points[:, 0]
+def curves(
+    c: Compiled,
+    ax: Axes,
+    s: Sampled,
+    x: Float[np.ndarray, " m"],
+    recorded: Float[np.ndarray, " samples"] | None,
+) -> None:
+    """Target and model against x, one colour for each output. recorded: where the values of a black box are known, on the same axis."""
     many = s.model.shape[1] > 1
     for i in range(s.model.shape[1]):
         colour, tail = CYCLE[i % len(CYCLE)], f" {i}" if many else ""
-        if isinstance(c.target, LipschitzTarget):
+        if isinstance(c.target, LipschitzTarget) and recorded is not None:
             ax.fill_between(
                 x, s.low[:, i], s.high[:, i], color=colour, alpha=0.25, lw=0, label=f"where the target may be{tail}"
             )
             few: Any = {"marker": "o", "ms": 3.5} if len(c.target.points) <= 100 else {"marker": ",", "ms": 1}
-            ax.plot(
-                c.target.points[:, 0], c.target.values[:, i], ls="", color=colour, label=f"recorded values{tail}", **few
-            )
+            ax.plot(recorded, c.target.values[:, i], ls="", color=colour, label=f"recorded values{tail}", **few)
         else:
             ax.plot(
                 x,
@@ -61,19 +70,28 @@ def _curves(c: Compiled, ax: Axes) -> None:
                 label=f"target f{tail}",
             )
         ax.plot(x, s.model[:, i], color=BLACK if not many else colour, lw=1.2, label=f"model g{tail}")
-    where = peaks(c).points[:, 0]
-    ax.plot(where, np.full(len(where), 0.015), "|", color=GREY, ms=9, mew=1.2, transform=ax.get_xaxis_transform(),
-            label="token, where attended to most")  # fmt: skip
-    ax.set_xlabel(names_of(c)[0])
     ax.set_ylabel("value")
     ax.margins(x=0.02, y=0.1)
-    legend(ax)
+
+
+def token_ticks(ax: Axes, where: Float[np.ndarray, " tokens"], label: str) -> None:
+    """A tick at the foot of the axes for every token."""
+    ax.plot(
+        where,
+        np.full(len(where), 0.015),
+        "|",
+        color=GREY,
+        ms=9,
+        mew=1.2,
+        transform=ax.get_xaxis_transform(),
+        label=label,
+    )
 
 
 def _map(c: Compiled, ax: Axes, output: int) -> None:
     x, y, points = grid_2d(c, 120 if c.length <= 4000 else 70)
     image = sampled(c, points).model[:, output].reshape(len(y), len(x))
-    (x0, y0), (x1, y1) = c.domain.lo, c.domain.hi
+    (x0, y0), (x1, y1) = pictured(c).lo, pictured(c).hi
     shown = ax.imshow(
         image, origin="lower", extent=(x0, x1, y0, y1), aspect="auto", cmap="cividis", interpolation="bilinear"
     )
@@ -94,7 +112,7 @@ def _map(c: Compiled, ax: Axes, output: int) -> None:
 
 
 def _slices(c: Compiled, ax: Axes, output: int) -> None:
-    lo, hi = c.domain.bounds
+    lo, hi = pictured(c).bounds
     for axis, name in enumerate(names_of(c)):
         s = sampled(c, line(c, axis, 301))
         t = (s.points[:, axis] - lo[axis]) / (hi[axis] - lo[axis])

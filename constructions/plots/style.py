@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 _TITLE = 9.5
+_WIDTH = 100
+"""Characters of a line of a title that fit into a figure of our own."""
 
 # Okabe and Ito's palette
 BLACK = "#111111"
@@ -53,14 +56,15 @@ def new_axes() -> Axes:
 
 
 def titled(ax: Axes, c: Compiled, what: str) -> None:
-    """Two lines: what is shown and of what, then the status in words."""
+    """Two lines, or three if they are long: what is shown and of what, then the status in words."""
     second = f"{c.length} tokens ({c.method}), {status_words(c)}"
     two_lines(ax, f"{what}: {shortened(str(c.target), 64)}", second)
 
 
 def two_lines(ax: Axes, first: str, second: str) -> None:
     """A title that is text, whatever it holds: a dollar sign starts no formula."""
-    ax.set_title(f"{first}\n{second}".replace("$", r"\$"), fontsize=_TITLE, loc="left")
+    words = [line for text in (first, second) for line in wrap(text, _WIDTH)]
+    ax.set_title("\n".join(words).replace("$", r"\$"), fontsize=_TITLE, loc="left")
 
 
 def chosen_output(c: Compiled, output: int) -> int:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from constructions.captions import names_of
 from constructions.plots.style import BLACK, CYCLE, legend, titled
-from constructions.sampled import attention_weights, line
+from constructions.sampled import attention_weights, line, pictured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,11 +36,11 @@ def peaks(c: Compiled) -> Peaks:
     if n == 1:
         points = line(c, 0, 2001)
     elif n == 2:
-        lo, hi = c.domain.bounds
+        lo, hi = pictured(c).bounds
         a, b = (np.clip(np.linspace(lo[i], hi[i], 81), lo[i], hi[i]) for i in (0, 1))
         points = np.stack(np.meshgrid(a, b, indexing="ij"), axis=-1).reshape(-1, 2)
     else:
-        ends = tuple(zip(c.domain.lo, c.domain.hi, strict=True))
+        ends = tuple(zip(pictured(c).lo, pictured(c).hi, strict=True))
         corners = np.array(np.meshgrid(*ends)).reshape(n, -1).T if n <= 10 else np.array(ends).T
         points = np.concatenate([c.domain.sample(3000), corners])
     best, where = np.zeros(c.length), np.zeros(c.length, dtype=int)
@@ -125,8 +125,8 @@ def _places(c: Compiled, ax: Axes, found: Peaks, area: np.ndarray) -> None:
     ax.figure.colorbar(dots, ax=ax, label=name)
     ax.set_xlabel(f"{names_of(c)[0]} where attended to most (area: the weight there)")
     ax.set_ylabel(names_of(c)[1])
-    ax.set_xlim(c.domain.lo[0], c.domain.hi[0])
-    ax.set_ylim(c.domain.lo[1], c.domain.hi[1])
+    ax.set_xlim(pictured(c).lo[0], pictured(c).hi[0])
+    ax.set_ylim(pictured(c).lo[1], pictured(c).hi[1])
 
 
 def _scale_values(ax: Axes, values: np.ndarray) -> None:
