@@ -1,4 +1,4 @@
-"""The command line: prefixc compile, verify, explain, plot.
+"""The command line: prefixc compile, verify, explain, plot, suite.
 
 Exit codes: 0 proved, 1 refuted, 2 undecided, 3 bad input, 130 interrupted. `plot` and `explain` end with 0 when they did their work:
 they show what a file says, and prove nothing. Results go to stdout, progress and errors to stderr.
@@ -41,6 +41,10 @@ class _Refused(ValueError):
     """Bad input that only the command line can see."""
 
 
+class _Interrupted(Exception):
+    """Ctrl-C in a command that had written something; the message says what."""
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command line (by default the process's) and return its exit code. Never lets an exception through."""
     command = typer.main.get_command(app)
@@ -67,6 +71,8 @@ def _failed(error: Exception) -> int:
 
     if isinstance(error, NotProvedError):
         return _fail(str(error), _EXIT.get(str(error.status), UNDECIDED))
+    if isinstance(error, _Interrupted):
+        return _fail(str(error), INTERRUPTED)
     if isinstance(error, (CompileError, ArtefactError, _Refused)):
         return _fail(str(error), BAD_INPUT)
     if hasattr(error, "format_message"):  # a usage error, of typer itself or of the click it builds on
@@ -266,6 +272,58 @@ def _plot(
     figure.savefig(data, format=out.suffix.lower().removeprefix("."), dpi=150)
     write_whole(out, data.getvalue())
     return 0
+
+
+@app.command("suite")
+def _suite(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help='JSON: [{"name": ..., "expression": ..., "domain": {"x": [lo, hi]}}].'),
+    ],
+    eps_rel: Annotated[
+        float, typer.Option("--eps-rel", help="The sup error to prove, relative to each formula's range.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder for the results; by default FILE.results, without .json.")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="How many processes compile side by side.")] = 1,
+    method: Annotated[str, typer.Option("--method", help="auto, or one of those of `prefixc compile`.")] = "auto",
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", help="Seconds to search for each formula's prefix.")
+    ] = 120.0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
+) -> int:
+    """Compile and prove every formula in FILE, and go on after a failure. Run again, it goes on where it stopped.
+
+    Exit code 0 if all are proved, 2 if not.
+    """
+    from contextlib import nullcontext
+
+    from rich.console import Console
+
+    from constructions.suite import WorkerPool, read_entries, run_suite
+
+    entries = read_entries(file)
+    folder = file.with_name(f"{file.name.removesuffix('.json')}.results") if out is None else out
+    try:
+        with nullcontext() if jobs == 1 else WorkerPool(min(jobs, len(entries))) as pool:
+            result = run_suite(
+                entries,
+                eps_rel=eps_rel,
+                method=method,
+                executor=pool,
+                out=folder,
+                progress=False if quiet else None,
+                time_limit=time_limit,
+            )
+    except KeyboardInterrupt as error:
+        raise _Interrupted(
+            f"interrupted; what was finished is in {folder}. The same command goes on where this one stopped."
+        ) from error
+    if not quiet:
+        Console(width=None if sys.stdout.isatty() else 200).print(result.table())
+        typer.echo(f"written to {folder}")
+    return PROVED if result.all_proved else UNDECIDED
 
 
 def _writable(out: Path) -> None:

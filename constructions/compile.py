@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from constructions.circuits.compile import CircuitProposal
 from constructions.compiled import Compiled, claim_of
 from constructions.errors import CompileError, EpsilonError, MethodError, NotProvedError, TooLongError
 from constructions.methods import Limits, Method
@@ -51,7 +52,8 @@ def compile_prefix(
     eps: sup-norm error, maximum over output components, rounding of the float64 execution included.
     domain: Box, or what Box accepts; by default the unit box [0, 1]^n. Sphere(m, symbols): f in the m + 1 ambient coordinates.
     Sequences(T, Box(...)): f maps T tokens to T tokens, as expressions in the flattened coordinates `domain.names`.
-    method: "auto" (the shortest that is proved); on a box "minimax", "bernstein", "laplacian" or "covering"; on a sphere "split",
+    method: "auto" (the shortest that is proved); on a box "circuit" (several layers), "head" (the shortest single
+    head), "minimax", "bernstein", "laplacian" or "covering"; on a sphere "split",
     "core" or "classical"; for sequences "sequence", "shifted" or "two-layer".
     lipschitz, norm: declared constant of a black box, |f(x) - f(y)|_inf <= lipschitz |x - y|_norm (on a sphere always the geodesic
     distance). The proof is then conditional on it.
@@ -98,7 +100,8 @@ def _accepted(eps: Any) -> float:
 
 
 def _methods(method: str, table: tuple[Method, ...]) -> tuple[Method, ...]:
-    chosen = table if method == "auto" else tuple(m for m in table if m.name == method)
+    several = {"auto": table, "head": tuple(m for m in table if m.name != "circuit")}
+    chosen = several.get(method) or tuple(m for m in table if m.name == method)
     if not chosen:
         elsewhere = any(m.name == method for other in ALL_TABLES for m in other)
         reason = "is not for this domain" if elsewhere or method in SEQUENCE_METHODS else "is unknown"
@@ -136,8 +139,8 @@ class _Source:
     """One construction's stream of proposals."""
 
     method: Method
-    stream: Iterator[Proposal]
-    next: Proposal | None = None
+    stream: Iterator[Proposal | CircuitProposal]
+    next: Proposal | CircuitProposal | None = None
 
     def advance(self) -> None:
         """Ask for the next proposal. A construction that fails inside has nothing to propose."""
@@ -210,15 +213,18 @@ def _sources(
     return sources
 
 
-def _target_for(problem: Problem, proposal: Proposal) -> Target:
+def _target_for(problem: Problem, proposal: Proposal | CircuitProposal) -> Target:
     if problem.target is not None:
         return problem.target
     assert problem.lipschitz is not None
+    assert isinstance(proposal, Proposal)
     points = proposal.grid["keys" if isinstance(problem.domain, Sphere) else "points"]
     return LipschitzTarget(points, proposal.values, problem.lipschitz, problem.norm, problem.name)
 
 
-def _prove(claim: Claim, report: Callable[[float, str], None], proposal: Proposal, limits: Limits) -> Certificate:
+def _prove(
+    claim: Claim, report: Callable[[float, str], None], proposal: Proposal | CircuitProposal, limits: Limits
+) -> Certificate:
     words = f"proving {proposal.length} tokens ({proposal.method})"
     report(0.0, words)
     return prove(claim, seconds=limits.seconds_left, progress=lambda done, _: report(done, words))
@@ -240,7 +246,13 @@ def _give_up(
     needed = tokens_needed(problem, eps) if covers else None
     if needed is not None and needed > limits.max_tokens and not limits.passed:
         options = ["a larger eps", "a smaller domain", f"max_tokens={needed}"]
-        if problem.target is None:
+        if isinstance(problem.domain, Sphere):
+            size = needed * 8 * (problem.domain.dimension + 1 + problem.outputs)
+            options = [
+                "a larger eps",
+                f"max_tokens up to {needed}: so many the covering theorem promises ({size:.3g} bytes)",
+            ]
+        elif problem.target is None:
             options.append("an expression instead of a black box, for a construction that uses smoothness")
         raise TooLongError(needed=needed, max_tokens=limits.max_tokens, options=options)
     names = ", ".join(m.name for m in methods)
@@ -252,6 +264,11 @@ def _give_up(
         raise CompileError(
             f"method = {names!r} found no head of at most {limits.max_tokens} tokens for eps = {eps:g}, and f has no finite Lipschitz "
             "constant on the domain (does it jump, or is its slope unbounded somewhere?). Pass a larger eps or a smaller domain."
+        )
+    if problem.target is None and isinstance(problem.domain, Sphere):
+        raise CompileError(
+            f"eps = {eps:g} is beyond float64 for a black box with Lipschitz constant {problem.constant():g}: keys sharp enough for it round too "
+            "much. Pass a larger eps, or an expression."
         )
     others = ", ".join(repr(m) for m in ["auto", *(m.name for m in methods_for(problem.domain))] if m not in names)
     raise CompileError(

@@ -41,6 +41,7 @@ from verify.prove import Domain
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from constructions.circuits.compile import CircuitProposal
     from constructions.theorem import Theorem
 
 __all__ = ["Compiled", "PlotKind", "backbone", "claim_of", "load"]
@@ -61,8 +62,13 @@ def backbone(n: int, k: int, normalised: bool = True) -> Transformer:
     return Transformer(embedding, offset, (Layer((Head(np.eye(n + 1), np.eye(k), normalised=normalised),)),), np.eye(k))
 
 
-def claim_of(proposal: Proposal, target: Target, domain: Box | Sphere, eps: float, sequence_length: int = 1) -> Claim:
-    """The claim that a proposed head, as a prefix on its fixed backbone, is within eps of the target."""
+def claim_of(
+    proposal: Proposal | CircuitProposal, target: Target, domain: Box | Sphere, eps: float, sequence_length: int = 1
+) -> Claim:
+    """The claim that what is proposed, as a prefix on its fixed backbone, is within eps of the target."""
+    if not isinstance(proposal, Proposal):
+        made = proposal.lowered
+        return Claim(made.model, made.prefix, target, domain, eps, circuit=made.hint)
     k = proposal.values.shape[1]
     if proposal.method == "classical":
         from constructions.petrov2024 import classical
@@ -152,9 +158,9 @@ class Compiled:
 
     @property
     def max_logit(self) -> float:
-        """Largest |logit| on the domain: at a corner of a box, along a key on a sphere; for sequences a largest |key|_1."""
+        """Largest |logit| on the domain: at a corner of a box, along a key on a sphere; for sequences and circuits the largest |key|_1."""
         a, b = self.slopes, self.biases
-        if isinstance(self.domain, Sequences):
+        if isinstance(self.domain, Sequences) or self.claim.circuit is not None:
             return max(float(np.abs(keys).sum(axis=1).max()) for layer in self.prefix.keys for keys in layer)
         if isinstance(self.domain, Sphere):
             return float((np.linalg.norm(a, axis=1) + np.abs(b)).max())

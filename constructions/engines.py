@@ -142,7 +142,7 @@ def evaluate(
     """Run the model at points, in float64.
 
     engine: "numpy" (the reference), "torch", "numba", or "auto": the fastest installed one, where the work is worth it. A model of
-    several heads or layers, or one that attends to its data tokens, and inputs whose logits overflow run on the reference.
+    several heads or layers, one that attends to its data tokens or does not normalise, and inputs whose logits overflow run on the reference.
     Every engine is within the certificate's `rounding` of the real function, so two of them differ by at most twice that.
     Raises ValueError for an unknown engine or one that is not installed, ModelError for shapes that do not fit.
     """
@@ -166,9 +166,9 @@ def evaluate(
 
 def _single_head(model: Transformer) -> bool:
     layer = model.layers[0]
-    return (
-        len(model.layers) == 1 and len(layer.heads) == 1 and not layer.residual and not layer.heads[0].attends_to_data
-    )
+    if len(model.layers) != 1 or len(layer.heads) != 1 or layer.residual or model.positions is not None:
+        return False
+    return layer.heads[0].normalised and not layer.heads[0].attends_to_data
 
 
 def _automatic(work: int) -> Engine:

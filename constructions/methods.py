@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import sympy as sp
 
+from constructions.circuits.compile import CircuitProposal, propose_circuits
 from constructions.problem import Problem
 from constructions.proposal import Proposal
 from constructions.sharp.bernstein import propose_bernstein
@@ -18,7 +20,7 @@ from constructions.sharp.minimax import propose_minimax
 from constructions.sharp.minimax_nd import propose_minimax_nd
 from constructions.sharp.sharpen import sharpened
 from constructions.sharp.steps import propose_steps
-from verify import Provenance
+from verify import Box, Provenance
 
 __all__ = ["METHODS", "Limits", "Method"]
 
@@ -56,7 +58,7 @@ class Method:
     name: str
     summary: str
     refusal: Callable[[Problem], str | None]
-    propose: Callable[[Problem, float, Limits], Iterator[Proposal]]
+    propose: Callable[[Problem, float, Limits], Iterator[Proposal | CircuitProposal]]
     dominated_by: str | None = None
 
 
@@ -138,7 +140,30 @@ def _covering(problem: Problem, eps: float, limits: Limits) -> Iterator[Proposal
         yield proposal
 
 
+def _no_circuit(problem: Problem) -> str | None:
+    if problem.expressions is None:
+        return "needs a SymPy expression, which it takes apart"
+    kinks = sum(len(e.atoms(sp.Abs, sp.Min, sp.Max)) for e in problem.expressions)
+    if problem.domain.dimension == 1 and kinks < 2:
+        return "is for several variables, or several kinks: for one variable a single head is the shortest"
+    return None
+
+
+def _circuit(problem: Problem, eps: float, limits: Limits) -> Iterator[CircuitProposal]:
+    assert problem.expressions is not None
+    assert isinstance(problem.domain, Box)
+    yield from propose_circuits(
+        problem.expressions,
+        problem.symbols,
+        problem.domain,
+        eps,
+        max_tokens=limits.max_tokens,
+        deadline=limits.deadline,
+    )
+
+
 METHODS: tuple[Method, ...] = (
+    Method("circuit", "layers of heads, each for one step of the formula", _no_circuit, _circuit),
     Method("minimax", "best values on free keys and free denominators", _needs_formula, _minimax),
     Method("bernstein", "exact polynomials in sigmoid(h x)", _needs_formula, _bernstein, dominated_by="minimax"),
     Method(

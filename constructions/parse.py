@@ -12,7 +12,7 @@ import ast
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
@@ -35,6 +35,8 @@ _MAX_BITS = 4096
 _LETTERS = re.compile(r"[A-Za-z0-9_+\-*/^().,\[\]<>= ]")
 _NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_RESERVED = re.compile(r"(?<![A-Za-z0-9_.])(?:lambda|del)(?![A-Za-z0-9_])")
+"""Physics' names that Python's grammar keeps for itself."""
 _CONSTANTS: Mapping[str, sp.Expr] = MappingProxyType({"pi": sp.pi, "e": sp.E})
 
 _NUMPY_NAMES = MappingProxyType({
@@ -54,13 +56,14 @@ _RELATIONS: Mapping[type[ast.cmpop], Any] = MappingProxyType(
 )
 
 
-def parse_expression(text: str) -> sp.Expr | list[sp.Expr]:
+def parse_expression(text: str, variables: Iterable[str] = ()) -> sp.Expr | list[sp.Expr]:
     """The expression written in `text`, or the list of its components for "[..., ...]".
 
-    Every name that is not a function, `pi` or `e` becomes a symbol with `real=True`. `^` is a power, as `**` is.
+    Every name that is not a function, `pi` or `e` becomes a symbol with `real=True`; so do those among `variables`, where they are not
+    called: with variables=["e"], "e*x" is a product of two variables. `^` is a power, as `**` is.
     Raises ParseError, which names the column.
     """
-    reader = _Reader.of(text)
+    reader = _Reader.of(text, variables)
     tree = reader.tree()
     if isinstance(tree, ast.List):
         if not tree.elts:
@@ -165,15 +168,17 @@ def _checked_length(text: str) -> None:
 
 @dataclass(frozen=True)
 class _Reader:
-    """text: as given; source: what Python's grammar reads; columns: position in `text` of every position in `source`."""
+    """text: as given; source: what Python's grammar reads; columns: position in `text` of every position in `source`; variables: names
+    that are variables whatever else they mean."""
 
     text: str
     source: str
     columns: tuple[int, ...]
+    variables: frozenset[str] = frozenset()
 
     @staticmethod
-    def of(text: str) -> _Reader:
-        """Refuses what could not be part of any formula, then writes `^` as `**`."""
+    def of(text: str, variables: Iterable[str] = ()) -> _Reader:
+        """Refuses what could not be part of any formula, then writes `^` as `**` and `lambda` as `_lambda`."""
         _checked_length(text)
         depth = 0
         for i, letter in enumerate(text):
@@ -186,8 +191,10 @@ class _Reader:
                 raise ParseError(text=text, column=i + 1, reason=f"brackets are nested more than {_MAX_NESTING} deep")
         start = len(text) - len(text.lstrip())
         body = text.strip()
-        columns = [start + i for i, letter in enumerate(body) for _ in range(2 if letter == "^" else 1)]
-        return _Reader(text, body.replace("^", "**"), (*columns, start + len(body)))
+        longer = {found.start() for found in _RESERVED.finditer(body)}
+        columns = [start + i for i, c in enumerate(body) for _ in range(2 if c == "^" or i in longer else 1)]
+        source = _RESERVED.sub(lambda found: f"_{found[0]}", body).replace("^", "**")
+        return _Reader(text, source, (*columns, start + len(body)), frozenset(variables))
 
     def tree(self) -> ast.expr:
         """The syntax tree. Nothing is compiled or run."""
@@ -253,13 +260,19 @@ class _Reader:
         return self._finite(node, sp.Rational(literal))
 
     def _name(self, node: ast.Name) -> _Folded:
-        if node.id in _CONSTANTS:
-            return _Folded(_CONSTANTS[node.id], float(_CONSTANTS[node.id]))
-        if node.id in _FUNCTIONS:
-            raise self.error(node, f"{node.id!r} is a function", f"Write {node.id}(...).")
-        if not _NAME.fullmatch(node.id) or node.id.lower() in ("inf", "nan", "infinity"):
-            raise self.error(node, f"{node.id[:40]!r} cannot be the name of a variable")
-        return _Folded(sp.Symbol(node.id, real=True))
+        name = self._spelled(node)
+        if name in _CONSTANTS and name not in self.variables:
+            return _Folded(_CONSTANTS[name], float(_CONSTANTS[name]))
+        if name in _FUNCTIONS and name not in self.variables:
+            raise self.error(node, f"{name!r} is a function", f"Write {name}(...).")
+        if not _NAME.fullmatch(name) or name.lower() in ("inf", "nan", "infinity"):
+            raise self.error(node, f"{name[:40]!r} cannot be the name of a variable")
+        return _Folded(sp.Symbol(name, real=True))
+
+    def _spelled(self, node: ast.Name) -> str:
+        """The name as the text has it: without an underscore that `of` put there."""
+        added = node.id.startswith("_") and self.text[self._column(node.col_offset) - 1] != "_"
+        return node.id[1:] if added else node.id
 
     def _finite(self, node: ast.expr, expression: Any) -> _Folded:
         """An expression whose arguments are numbers of moderate size, with its value."""
@@ -309,7 +322,7 @@ class _Reader:
             product = isinstance(node.func, (ast.Constant, ast.BinOp))
             step = "A product needs a sign: 2*(x + 1)." if product else _STEPS.get(type(node.func), _known())
             raise self.error(node, "only a function of the list can be called", step)
-        name = node.func.id
+        name = self._spelled(node.func)
         if name not in _FUNCTIONS:
             near = get_close_matches(name, sorted(_FUNCTIONS), n=1)
             raise self.error(

@@ -56,15 +56,13 @@ def on_sphere(f: Any, domain: Sphere, constant: float | None) -> Problem:
 
 
 def _named(domain: Sphere, free: list[str]) -> Sphere:
-    """The sphere with names for its coordinates: its own, x, y, z, or the target's symbols where there is one per coordinate."""
-    names = domain.names or (domain.default_names() if set(free) <= set(domain.default_names()) else None)
-    if names is None and len(free) == domain.dimension:
-        names = tuple(free)
-    if names is None:
+    """The sphere with names for its coordinates: its own, or x, y, z (x0, x1, ... for m > 2)."""
+    names = domain.names or domain.default_names()
+    if domain.names is None and not set(free) <= set(names):
         raise DomainError(
             value=domain,
-            reason=f"has {domain.dimension} ambient coordinates, and f has the symbols {', '.join(free)}",
-            next_step=f"Name the coordinates: Sphere({domain.m}, symbols=(...)).",
+            reason=f"has the ambient coordinates {', '.join(names)}, and f has the symbols {', '.join(free)}",
+            next_step=f"Name the coordinates in their order: Sphere({domain.m}, symbols=(...)).",
         )
     missing = [s for s in free if s not in names]
     if missing:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from constructions.circuits.compile import CircuitProposal
 from constructions.methods import METHODS, Method
 from constructions.petrov2024.jackson import net_radius, theorem_for
 from constructions.petrov2024.nets import net_bound
@@ -40,9 +41,11 @@ def tokens_needed(problem: Problem, eps: float) -> int | None:
     return covering_length(constant, lo, hi, eps, norm=problem.norm)
 
 
-def theorem_of(problem: Problem, proposal: Proposal, sequence_length: int, eps: float) -> Theorem | None:
+def theorem_of(
+    problem: Problem, proposal: Proposal | CircuitProposal, sequence_length: int, eps: float
+) -> Theorem | None:
     """The theorem that bounds the length of what was built, evaluated for this target; None on a box, or without a finite constant."""
-    if not isinstance(problem.domain, Sphere):
+    if not isinstance(problem.domain, Sphere) or not isinstance(proposal, Proposal):
         return None
     constant = problem.constant()
     if not 0 < constant < np.inf:

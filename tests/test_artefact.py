@@ -291,6 +291,7 @@ def test_a_forged_certificate_is_not_believed(tmp_path):
 
     def forge(document):
         document["certificate"].update(status="proved", error_upper=(1e-5).hex(), error_lower=(0.0).hex(), witness=None)
+        document["certificate"].update(rounding=(1e-9).hex())
 
     forged = rewrite(path, tmp_path / "forged", document=forge)
     assert load(forged).certificate.proved  # that is what the file says

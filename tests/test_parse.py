@@ -14,6 +14,7 @@ from constructions.errors import CompileError, DomainError, ParseError
 from constructions.parse import parse_domain, parse_expression
 
 x, y = sp.symbols("x y", real=True)
+LAMBDA = sp.Symbol("lambda", real=True)
 ACCEPTED = {
     "sin(3*x)": sp.sin(3 * x),
     "exp(-x**2)+y^2": sp.exp(-(x**2)) + y**2,
@@ -43,6 +44,7 @@ ACCEPTED = {
     "hypot(3, 4)": sp.Integer(5),
     "pow(x, 3)": x**3,
     "sqrt(2)": sp.sqrt(2),
+    "2*lambda^2/del + xlambda": 2 * LAMBDA**2 / sp.Symbol("del", real=True) + sp.Symbol("xlambda", real=True),
     "+".join(["x"] * 2000): 2000 * x,
 }
 
@@ -57,6 +59,22 @@ def test_symbols_are_real():
     assert isinstance(parsed, sp.Expr)
     assert {str(s) for s in parsed.free_symbols} == {"foo_1", "x2"}
     assert parsed.is_real
+
+
+def test_names_given_as_variables_are_variables():
+    e, sin = sp.symbols("e sin", real=True)
+    assert parse_expression("e*pi + sin(sin)", ["e", "sin"]) == e * sp.pi + sp.sin(sin)
+    assert parse_expression("[e, pi]", ["pi"]) == [sp.E, sp.Symbol("pi", real=True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "column"), [("lambda*lambda + $", 17), ("lambda^2 + lambda^2*_x", 21), ("lambda(x)", 1)]
+)
+def test_columns_are_those_of_the_text_after_words_of_python(text, column):
+    with pytest.raises(ParseError) as caught:
+        parse_expression(text)
+    assert caught.value.column == column
+    assert "_lambda" not in str(caught.value)
 
 
 REFUSED = {

@@ -88,6 +88,16 @@ def test_maps_from_the_sphere_to_space(method):
     assert c.length <= c.theorem.tokens()
 
 
+@pytest.mark.parametrize("method", HEADS)
+@pytest.mark.parametrize("engine", ["auto", "numpy"])
+def test_every_engine_runs_the_same_model(method, engine):
+    """Many points, so that "auto" takes the fastest engine there is; a core head must not be run as a softmax."""
+    c = compile_prefix(sp.exp(x) * sp.sin(y), 1e-3, Sphere(1), method=method, sequence_length=1)
+    points = c.domain.sample(60_000)
+    error = np.abs(c(points, engine)[:, 0] - np.exp(points[:, 0]) * np.sin(points[:, 1])).max()
+    assert error <= c.certificate.error_upper
+
+
 def test_auto_takes_the_shortest():
     f = sp.exp(x) * sp.cos(y)
     lengths = {m: compile_prefix(f, 1e-4, Sphere(1), method=m).length for m in HEADS}

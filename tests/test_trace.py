@@ -61,6 +61,53 @@ def in_place(p):
     return y
 
 
+def robot_arm(p):
+    """Adds up in an array of numbers, which `+=` turns into one of formulas."""
+    u, v = np.zeros(len(p)), np.zeros(len(p))
+    for i in range(2):
+        u += np.cos(np.sum(p[:, : i + 1], axis=1))
+        v += np.sin(np.sum(p[:, : i + 1], axis=1))
+    v *= 2.0
+    return np.sqrt(u**2 + v**2 + 1)
+
+
+def guarded(p):
+    """Refuses points outside of its domain, as careful callables do: by `if`, by a mask of its own, and column by column."""
+    inside = np.ones(p.shape, dtype=bool)
+    for i in range(2):
+        inside[:, i] = (p[:, i] >= -2.0) & (p[:, i] <= np.inf)
+    if not np.all(inside[:, 0]):
+        raise ValueError("outside")
+    if np.any(p > 2) or np.all(p == 7) or not (p[0, 0] < 2.5):
+        raise ValueError("outside")
+    return p[:, 0] * p[:, 1]
+
+
+def other_name(x):
+    a = b = np.zeros(len(x))
+    a += x
+    return b
+
+
+def out_unused(x):
+    a = np.zeros(len(x))
+    np.add(a, x, out=a)
+    return x + a
+
+
+def view_in_place(x):
+    a = np.zeros((2, len(x)))
+    first = a[0]
+    first += x
+    return a.sum(axis=0)
+
+
+def integers_in_place(x):
+    a = np.zeros(len(x), dtype=int)
+    np.add(a, x, out=a, casting="unsafe")
+    return a * 1.0
+
+
 def or_in_place(x):
     c = x > -2
     c += x > 0.9995
@@ -181,6 +228,8 @@ BIVARIATE = {
     "concatenated": lambda p: np.concatenate([p, p**2, np.ones_like(p)], axis=-1),
     "rearranged": lambda p: np.flip(np.roll(p, 1, axis=-1), axis=-1).reshape(-1, 2),
     "in place": in_place,
+    "in place of numbers": robot_arm,
+    "guarded": guarded,
     "identity": lambda p: p,
     "hypot": lambda x, y: np.hypot(x, y) + np.arctan2(y, x + 2),
     "logaddexp": lambda a, b: np.logaddexp(a, b) - np.logaddexp2(a, b),
@@ -264,6 +313,26 @@ def test_select_agrees_with_its_definition(p, q, relation, cut):
         assert chosen.subs(x, at) == (a if relation(at, cut) == sp.true else b).subs(x, at)
 
 
+@pytest.mark.parametrize(
+    ("guard", "known"),
+    [
+        (lambda x: x >= -1, True), (lambda x: x > -1, None), (lambda x: x <= 2, True),
+        (lambda x: x < 2, None), (lambda x: x < -1, False), (lambda x: x <= -1, None), (lambda x: x > 2, False),
+        (lambda x: x == 3, False), (lambda x: x != 3, True), (lambda x: x == 2, None), (lambda x: x < np.inf, True),
+        (lambda x: x > 0, None), (lambda x: (x > -2) & (x < 3), True), (lambda x: ~(x > -2), False),
+    ],
+)  # fmt: skip
+def test_comparisons_are_decided_by_the_domain_or_not_at_all(guard, known):
+    """On [-1, 2]; ends are inside."""
+    result = trace(lambda x: x if np.all(guard(x)) else -x, bounds=[(-1.0, 2.0)])
+    if known is None:
+        assert isinstance(result, NotTraceable)
+    else:
+        assert isinstance(result, TracedTarget)
+        assert result.expressions == ((1 if known else -1) * result.symbols[0],)
+    assert isinstance(trace(lambda x: x if np.all(guard(x)) else -x), NotTraceable)  # no domain decides nothing
+
+
 COUNTER = itertools.count()
 REFUSED = {
     "heaviside": (lambda x: np.heaviside(x, 0), "heaviside"),
@@ -299,6 +368,12 @@ REFUSED = {
     "different on symbols": (lambda x: np.sin(x) if isinstance(x, np.ndarray) else np.cos(x), "formula"),
     "slightly different": (lambda x: x * (1 + 1e-9) if isinstance(x, np.ndarray) else x, "formula"),
     "cancelled domain": (lambda x: np.sqrt(x) - np.sqrt(x), "nan"),
+    "other name of numbers": (other_name, "another name"),
+    "numbers as out": (out_unused, "out="),
+    "view of numbers": (view_in_place, "another name"),
+    "integers in place": (integers_in_place, "casting"),
+    "undecided guard": (lambda x: x if np.all(x > -0.999) else -x, "np.where"),
+    "undecided mask": (lambda x: written(np.ones(len(x), dtype=bool), x > 0), "np.stack"),
     "difference of conditions": (lambda x: 0.1 * ((x > 0) - (x > 1)), "subtract"),
     "zeros dtype": (lambda x: written(np.zeros_like(x, dtype=int), x), "dtype"),
     "ones dtype": (lambda x: written(np.ones_like(x, bool), x), "dtype"),

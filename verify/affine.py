@@ -12,7 +12,7 @@ from verify.ball import UP, gamma
 from verify.model import Head, Prefix, Transformer
 from verify.precision import arb_bounds, working_precision
 
-__all__ = ["MOST_DATA_TOKENS", "AffineHead", "UnsupportedModelError", "affine_head"]
+__all__ = ["MOST_DATA_TOKENS", "AffineHead", "UnsupportedModelError", "affine_head", "within_scale"]
 
 MOST_DATA_TOKENS = 20_000
 """Longest sequence that is handled: so many weights of e^-700, to which the forward pass raises what is less, are below e^-690."""
@@ -67,7 +67,7 @@ def _selects(matrix: np.ndarray) -> bool:
     return bool(((matrix != 0).sum(axis=1) <= 1).all() and (np.frexp(np.abs(nonzero))[0] == 0.5).all())
 
 
-def _within_scale(name: str, matrix: np.ndarray, least: float, most: float) -> None:
+def within_scale(name: str, matrix: np.ndarray, least: float, most: float) -> None:
     """Refuse entries whose products could leave float64's range. Within these, what underflow loses anywhere in the logits is at
     most 2^-1074 2^150 1e150 times a few dimensions, far below `_UNDERFLOW`; matrices of zeros and ones lose nothing."""
     size = np.abs(matrix[matrix != 0])
@@ -97,10 +97,10 @@ def affine_head(model: Transformer, prefix: Prefix, length: int = 1, input_error
     if head.key is not None and head.value is not None:
         frozen += (("key", head.key), ("value", head.value))
     for name, matrix in frozen:
-        _within_scale(name, matrix, 2.0**-150, 2.0**150)
+        within_scale(name, matrix, 2.0**-150, 2.0**150)
     if not all(np.isin(np.abs(matrix), (0.0, 1.0)).all() for _, matrix in frozen):
-        _within_scale("prefix keys", prefix.keys[0][0], 0.0, 1e150)
-        _within_scale("prefix values", prefix.values[0][0], 0.0, 1e150)
+        within_scale("prefix keys", prefix.keys[0][0], 0.0, 1e150)
+        within_scale("prefix values", prefix.values[0][0], 0.0, 1e150)
     keys, values = prefix.keys[0][0], prefix.values[0][0]
     d_k, d = head.query.shape
     n = model.inputs

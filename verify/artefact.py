@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
 from verify.certificate import EXECUTION, Certificate, CertificateError, Status
+from verify.circuit import CircuitError, CircuitHint
 from verify.domain import Box, BoxError
 from verify.expression import ExpressionError
 from verify.model import Head, Layer, ModelError, Prefix, Transformer
@@ -95,7 +96,7 @@ def load(path: str | os.PathLike[str]) -> Artefact:
         with safe_open(str(target), framework="numpy") as stream:
             metadata = stream.metadata() or {}
             arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, OverflowError, AttributeError) as error:
         raise ArtefactError(f"{target}: not a whole safetensors file ({error})") from error
     for entry in ("format", "version", "document", "sha256"):
         if entry not in metadata:
@@ -115,7 +116,7 @@ def load(path: str | os.PathLike[str]) -> Artefact:
         )
     try:
         return _unpack(arrays, json.loads(metadata["document"]))
-    except (ModelError, TargetError, ExpressionError, CertificateError, BoxError) as error:
+    except (ModelError, TargetError, ExpressionError, CertificateError, CircuitError, BoxError) as error:
         raise ArtefactError(f"{target}: {error}") from error
     except KeyError as error:
         raise ArtefactError(f"{target}: field {error.args[0]!r} is missing") from error
@@ -152,6 +153,11 @@ def _consistent(certificate: Certificate, claim: Claim) -> None:
         raise CertificateError("certificate: 'assumptions' lacks the model of execution")
     if certificate.conditional and not any(a.startswith("declared") for a in certificate.assumptions):
         raise CertificateError("certificate: 'assumptions' lacks the declared Lipschitz constant")
+    left_out = claim.domain.measure_of_gaps() if isinstance(claim.domain, Sequences) and claim.domain.gaps else 0.0
+    if certificate.exceptional != left_out:
+        raise CertificateError("certificate: 'exceptional' is not the measure of the domain's gaps")
+    if certificate.lp is not None and not isinstance(claim.domain, Sequences):
+        raise CertificateError("certificate: 'lp' belongs to claims about sequences")
     if certificate.witness is not None and not (
         len(certificate.witness) == claim.domain.dimension
         and claim.domain.contains(_points(claim.domain, certificate.witness)).all()
@@ -204,6 +210,7 @@ def _pack(artefact: Artefact) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "target": target_meta,
         "domain": {"kind": type(claim.domain).__name__.lower()} | claim.domain.to_json(),
         "sequence_length": claim.sequence_length,
+        "circuit": None if claim.circuit is None else claim.circuit.to_json(),
         "eps": float(claim.eps).hex(),
         "certificate": artefact.certificate.to_json(),
         "construction": dict(artefact.construction),
@@ -246,7 +253,8 @@ def _unpack(arrays: dict[str, np.ndarray], document: dict[str, Any]) -> Artefact
     cuts = None
     if "hint.cuts.0" in arrays and isinstance(domain, Sequences):
         cuts = tuple(arrays[f"hint.cuts.{i}"] for i in range(domain.box.dimension))
-    claim = Claim(model, prefix, target, domain, float.fromhex(document["eps"]), length, cuts)
+    circuit = None if document.get("circuit") is None else CircuitHint.from_json(document["circuit"])
+    claim = Claim(model, prefix, target, domain, float.fromhex(document["eps"]), length, cuts, circuit)
     certificate = Certificate.from_json(document["certificate"])
     if certificate.eps != claim.eps:
         raise CertificateError(f"certificate: eps is {certificate.eps!r}, the claim's is {claim.eps!r}")

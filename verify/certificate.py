@@ -84,12 +84,18 @@ class Certificate:
     def __post_init__(self) -> None:
         if math.isnan(self.error_upper) or not self.error_lower >= 0 or not self.rounding >= 0 or self.boxes < 0:
             raise CertificateError("certificate: error_upper, error_lower, rounding and boxes must be numbers >= 0")
-        if not 0 <= self.exceptional < 1 or (self.lp is not None and not (self.lp[0] >= 1 and self.lp[1] >= 0)):
-            raise CertificateError("certificate: exceptional must be in [0, 1), lp a pair (p >= 1, bound >= 0)")
+        if self.lp is not None and not (len(self.lp) == 2 and 1 <= self.lp[0] < math.inf and 0 < self.lp[1] < math.inf):
+            raise CertificateError("certificate: lp must be a pair of finite numbers p >= 1 and a bound > 0")
+        if not 0 <= self.exceptional < 1:
+            raise CertificateError("certificate: exceptional must be in [0, 1)")
         proved = self.status is Status.PROVED
         if proved and not (self.error_upper <= self.eps):  # NaN fails here
             raise CertificateError(
                 f"certificate: status proved with error_upper = {self.error_upper!r} > eps = {self.eps!r}"
+            )
+        if proved and not (self.error_lower <= self.error_upper and self.rounding < math.inf):
+            raise CertificateError(
+                "certificate: status proved with error_lower > error_upper, or without a bound of rounding"
             )
         if self.status is Status.REFUTED and not (self.error_lower > self.eps and self.witness is not None):
             raise CertificateError("certificate: status refuted without a witness above eps")
@@ -156,12 +162,20 @@ class Certificate:
                 reason=str(data["reason"]),
                 route=str(data.get("route", "")),
                 exceptional=float.fromhex(data["exceptional"]) if "exceptional" in data else 0.0,
-                lp=None if data.get("lp") is None else (float.fromhex(data["lp"][0]), float.fromhex(data["lp"][1])),
+                lp=_pair(data.get("lp")),
             )
         except CertificateError:
             raise
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CertificateError(f"certificate: not readable ({error!r})") from error
+
+
+def _pair(data: Any) -> tuple[float, float] | None:
+    if data is None:
+        return None
+    if not isinstance(data, list) or len(data) != 2:
+        raise CertificateError("certificate: 'lp' is not a pair")
+    return float.fromhex(data[0]), float.fromhex(data[1])
 
 
 def unbounded(

@@ -29,12 +29,13 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from verify.affine import AffineHead, UnsupportedModelError
+from verify.affine import AffineHead, UnsupportedModelError, within_scale
 from verify.ball import TINY, UP, Ball, U, exp, gamma, inverse, matmul, total
 from verify.bisection import Bisection, Progress
 from verify.certificate import EXECUTION, Certificate, unbounded
 from verify.domain import Box
 from verify.model import Head, Layer, Prefix, Transformer
+from verify.propagate import enclose_model, enclose_stream
 from verify.regularity import value_range
 from verify.sequences import Sequences
 from verify.target import ExpressionTarget
@@ -59,8 +60,28 @@ def gathered_head(model: Transformer, prefix: Prefix, domain: Sequences, positio
     if head.attends_to_data:
         raise UnsupportedModelError("gathered: the second layer's head attends to its prefix alone")
     with np.errstate(all="ignore"):
+        _within_floats(model, prefix, domain)
         linear, constant, slack = _first_layer(model, prefix, domain, position)
         return _second_layer(model, head, prefix, domain, linear, constant, slack)
+
+
+def _within_floats(model: Transformer, prefix: Prefix, domain: Sequences) -> None:
+    """Refuse models whose products may leave float64's range: entries beyond 2^+-150 in frozen matrices, beyond 1e150 in a prefix, or a
+    stream that is not bounded all over the domain (propagate.py bounds the execution as well, slots that nothing reads included)."""
+    frozen = [("embedding", model.embedding), ("offset", model.offset), ("readout", model.readout)]
+    frozen += [] if model.positions is None else [("positions", model.positions)]
+    for l, layer in enumerate(model.layers):
+        for h, head in enumerate(layer.heads):
+            parts = (("query", head.query), ("key", head.key), ("value", head.value), ("output", head.output))
+            frozen += [(f"layer {l} head {h} {name}", matrix) for name, matrix in parts if matrix is not None]
+            within_scale(f"prefix keys of layer {l} head {h}", prefix.keys[l][h], 2.0**-300, 1e150)
+            within_scale(f"prefix values of layer {l} head {h}", prefix.values[l][h], 2.0**-300, 1e150)
+    for name, matrix in frozen:
+        within_scale(name, matrix, 2.0**-150, 2.0**150)
+    lo, hi = (side.reshape(1, domain.T, -1) for side in domain.flattened.bounds)
+    streams = [*enclose_stream(model, prefix, lo, hi), enclose_model(model, prefix, lo, hi)]
+    if not all(np.isfinite(ball.magnitude()).all() for ball in streams):
+        raise UnsupportedModelError("gathered: what the model computes is not bounded within float64's range")
 
 
 def prove_gathered(
@@ -86,11 +107,12 @@ def prove_gathered(
             f"claim: target has {target.dimension} variables and {target.outputs} outputs, expected {domain.dimension} and {domain.T * k}"
         )
     found: list[Certificate] = []
+    defined = value_range(target.expression, domain.flattened, tightness=math.inf, deadline=deadline).bad is None
     for p in range(domain.T):
         expression = target.expression
         own = ExpressionTarget(replace(expression, outputs=expression.outputs[p * k : (p + 1) * k]))
         try:
-            if value_range(expression, domain.flattened, tightness=math.inf).bad is not None:
+            if not defined:
                 raise UnsupportedModelError("the target is undefined or unbounded, or seems so")
             head = gathered_head(model, prefix, domain, p)
         except UnsupportedModelError as error:

@@ -61,6 +61,12 @@ def _range_product(a: Ball, b: Ball) -> Ball:
     return Ball.between(np.where(both, np.maximum(lo, 0.0), lo), hi)
 
 
+def _not_negative(x: Ball) -> Ball:
+    """The range of a sum of terms that are not negative."""
+    low = np.maximum(x.lower(), 0.0)
+    return Ball.between(np.where(x.lower() < 0, low, x.lower()), x.upper()) if (x.lower() < 0).any() else x
+
+
 def _sum(a: Ball | None, b: Ball | None) -> Ball | None:
     return b if a is None else a if b is None else a + b
 
@@ -95,7 +101,7 @@ def _monotone(
         a, b = float(lo[i]), float(hi[i])
         if not (np.isfinite(a) and np.isfinite(b)) or b < floor or a > ceiling:
             continue
-        if strict and max(floor - a, b - ceiling) > 2.0**-47 * (b - a):
+        if strict and (a < floor or b > ceiling):
             continue
         a, b = max(a, floor), min(b, ceiling)
         below = arb_bounds(function(flint.arb(a)))
@@ -164,7 +170,7 @@ def _power(u: Jet, n: int, order: int, p: Fraction, strict: bool = False) -> Jet
         else:  # decreasing on (0, inf)
             value = -_monotone(head, lambda x: -with_sign(x), floor=0.0, strict=strict)
     else:
-        value = _elementwise(head, lambda x: x**p.numerator if p >= 0 else 1 / x ** (-p.numerator))
+        value = _reciprocal_power(head, -p.numerator) if p < 0 else _elementwise(head, lambda x: x**p.numerator)
     reciprocal = inverse(head)
     q = p.numerator / p.denominator
     q_ball = Ball(np.array(q), np.array(0.0 if Fraction(q) == p else U * abs(q)))
@@ -186,6 +192,17 @@ def _power(u: Jet, n: int, order: int, p: Fraction, strict: bool = False) -> Jet
             part = acc * reciprocal
             y.append(part.scale(1.0 / d).enlarge(U * np.abs(part.mid)))
     return y
+
+
+def _reciprocal_power(x: Ball, p: int) -> Ball:
+    """Range of x^-p, p >= 1, from the ends: |x|^-p decreases in |x|, and has the sign of x where p is odd. NaN where x may be zero."""
+    lo, hi = x.lower(), x.upper()
+    near, far = np.minimum(np.abs(lo), np.abs(hi)), np.maximum(np.abs(lo), np.abs(hi))
+    split = ~((lo > 0) | (hi < 0))
+    ends = [_elementwise(Ball.exact(np.where(split, np.nan, v)), lambda t: 1 / t**p) for v in (far, near)]
+    low, high = ends[0].lower(), ends[1].upper()
+    turned = (hi < 0) & (p % 2 == 1)
+    return Ball.between(np.where(turned, -high, low), np.where(turned, -low, high))
 
 
 def _real_power(x: flint.arb, p: Fraction) -> flint.arb:
@@ -325,6 +342,8 @@ def jets(expression: Expression, centre: Ball, radius: np.ndarray, order: int, s
                 value = list(args[0])
                 for other in args[1:]:
                     value = [_sum(p, q) for p, q in zip(value, other, strict=True)]
+                if all(arg[0] is not None and (arg[0].lower() >= 0).all() for arg in args):
+                    value[0] = _not_negative(_head(value))
             elif node.op == "mul":
                 value = _product(args, n, order)
             elif node.op == "pow":

@@ -59,6 +59,8 @@ class Head:
         o = _matrix("head.output", self.output, None, None)
         object.__setattr__(self, "query", q)
         object.__setattr__(self, "output", o)
+        if 0 in q.shape or 0 in o.shape:
+            raise ModelError(f"head: query {q.shape} and output {o.shape} must not be empty")
         if (self.key is None) != (self.value is None):
             raise ModelError("head: key and value matrices come together, or not at all")
         if self.key is not None and not self.normalised:

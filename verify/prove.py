@@ -22,6 +22,8 @@ from verify.bisection import Bisection, Progress
 from verify.boxes import halves
 from verify.certificate import EXECUTION, Certificate, Status, unbounded
 from verify.charts import charts
+from verify.circuit import CircuitHint
+from verify.circuit_proof import prove_circuit
 from verify.domain import Box
 from verify.gathered import prove_gathered
 from verify.model import Prefix, Transformer
@@ -49,7 +51,8 @@ class Claim:
     On a sphere: for every float point within `domain.slack` of it, against the target at the nearest point of the sphere.
     sequence_length: for a model that attends to data tokens, the claim is made for every token of every sequence of at most
     this many points of the domain. On `Sequences` the target maps the flattened sequence to the flattened outputs, token-major;
-    cuts: where each coordinate of a token is best cut by a proof, a hint on which no truth depends.
+    cuts: where each coordinate of a token is best cut by a proof, a hint on which no truth depends. circuit: what a model of several layers
+    is said to compute head by head, another hint.
     """
 
     model: Transformer
@@ -59,11 +62,14 @@ class Claim:
     eps: float
     sequence_length: int = 1
     cuts: tuple[np.ndarray, ...] | None = None
+    circuit: CircuitHint | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.eps) and self.eps > 0):
             raise ValueError(f"eps: {self.eps!r}, expected a finite number > 0")
-        if not (isinstance(self.sequence_length, int) and self.sequence_length >= 1):
+        if isinstance(self.sequence_length, bool) or not (
+            isinstance(self.sequence_length, int) and self.sequence_length >= 1
+        ):
             raise ValueError(f"sequence_length: {self.sequence_length!r}, expected a whole number >= 1")
         if isinstance(self.domain, Sphere) and isinstance(self.target, GridTarget):
             raise ValueError("claim: values on a grid are not a target on a sphere")
@@ -73,6 +79,8 @@ class Claim:
             raise ValueError(f"claim: a constant in the {self.target.norm} norm on {self.domain!r}")
         n, k = self.domain.dimension, self.target.outputs
         if isinstance(self.domain, Sequences):
+            if self.sequence_length != 1:
+                raise ValueError(f"sequence_length: {self.sequence_length!r}, on Sequences it is 1: T is the domain's")
             self._fits_sequences(self.domain)
             return
         if self.target.dimension != n or self.model.inputs != n:
@@ -119,6 +127,8 @@ def prove(
     """
     if isinstance(claim.domain, Sequences):
         return _sequences(claim, claim.domain, max_boxes, seconds, progress)
+    if claim.circuit is not None and isinstance(claim.domain, Box):
+        return _circuit(claim, claim.domain, claim.circuit, seconds, progress)
     assumptions = [EXECUTION]
     conditional = isinstance(claim.target, LipschitzTarget)
     if isinstance(claim.target, LipschitzTarget):
@@ -153,13 +163,26 @@ def prove(
     return replace(together, assumptions=(*assumptions, *sorted(noted)), conditional=conditional)
 
 
+def _circuit(claim: Claim, domain: Box, hint: CircuitHint, seconds: float, progress: Progress | None) -> Certificate:
+    """A claim about a deep model that comes with its circuit."""
+    if not isinstance(claim.target, ExpressionTarget):
+        return unbounded(claim.eps, 0, "a circuit is proved against an expression", assumptions=(EXECUTION,))
+    found = value_range(claim.target.expression, domain, tightness=math.inf)
+    if found.bad is not None:
+        reason = "the target is undefined or unbounded, or seems so"
+        return unbounded(claim.eps, 0, reason, found.bad, assumptions=(EXECUTION,))
+    parts = (claim.model, claim.prefix, claim.target, domain, claim.eps, hint)
+    proof = prove_circuit(*parts, seconds=seconds, progress=progress)
+    return replace(proof, assumptions=(*proof.assumptions, *_taken_as_defined(found)))
+
+
 def _sequences(
     claim: Claim, domain: Sequences, max_boxes: int, seconds: float, progress: Progress | None
 ) -> Certificate:
     """A claim about sequences: two layers that gather and then read by Taylor models, anything else by balls through all layers."""
     assert isinstance(claim.target, ExpressionTarget)
     start = time.monotonic()
-    seen = value_range(claim.target.expression, domain.flattened, tightness=math.inf)
+    seen = value_range(claim.target.expression, domain.flattened, tightness=math.inf, deadline=start + seconds)
     noted = (EXECUTION, *_taken_as_defined(seen))
     if not domain.gaps and len(claim.model.layers) == 2:
         parts = (claim.model, claim.prefix, claim.target, domain, claim.eps)
@@ -168,17 +191,14 @@ def _sequences(
             route = "a posteriori: layer 1 as an affine map, layer 2 by Taylor models on boxes"
             return replace(found, route=route, assumptions=noted)
     left = max(0.0, seconds - (time.monotonic() - start))
-    proof = prove_sequences(
-        claim.model,
-        claim.prefix,
-        claim.target,
-        domain,
-        claim.eps,
-        cuts=claim.cuts,
-        max_boxes=max_boxes,
-        seconds=left,
-        progress=progress,
-    )
+    parts = (claim.model, claim.prefix, claim.target, domain, claim.eps)
+    options = {"max_boxes": max_boxes, "seconds": left, "progress": progress}
+    try:
+        proof = prove_sequences(*parts, cuts=claim.cuts, **options)
+        if claim.cuts is not None and proof.certificate.boxes == 0 and proof.certificate.status is Status.UNDECIDED:
+            proof = prove_sequences(*parts, **options)  # the hint was of no help
+    except UnsupportedModelError as error:
+        return unbounded(claim.eps, 0, str(error), assumptions=noted)
     lp = (proof.p, proof.lp_bound) if proof.certificate.proved and math.isfinite(proof.lp_bound) else None
     return replace(
         proof.certificate,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -62,7 +64,12 @@ def lipschitz_constant(
 
 
 def value_range(
-    expression: Expression, domain: Box | Sphere, *, tightness: float = 0.05, max_boxes: int = 4_000
+    expression: Expression,
+    domain: Box | Sphere,
+    *,
+    tightness: float = 0.05,
+    max_boxes: int = 4_000,
+    deadline: float = math.inf,
 ) -> Enclosed:
     """Bounds of sup |f| over the domain, maximum over outputs; `bad` tells where f is undefined or unbounded (or seems so).
 
@@ -76,6 +83,7 @@ def value_range(
             tightness,
             max_boxes,
             lambda face: _touching(expression, domain, face),
+            deadline,
         )
 
     def bound(lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +111,7 @@ def value_range(
         ]  # f is certainly defined at one of three points, and perhaps at both corners
         return np.where(np.isfinite(np.max(corners, axis=0)[:, 0]) & np.any(certain, axis=0)[:, 0], upper, np.nan)
 
-    return _supremum(bound, domain, tightness, max_boxes, touching)
+    return _supremum(bound, domain, tightness, max_boxes, touching, deadline=deadline)
 
 
 def _sizes(expression: Expression, domain: Sphere, face: int) -> _Bound:
@@ -178,6 +186,7 @@ def _on_sphere(
     tightness: float,
     max_boxes: int,
     touching: Callable[[int], Callable[[np.ndarray, np.ndarray], np.ndarray]] | None = None,
+    deadline: float = math.inf,
 ) -> Enclosed:
     """The supremum over the faces of the cube around a sphere, one after the other: each only as sharply as the largest needs."""
     lower, upper, corners = 0.0, 0.0, 0.0
@@ -185,7 +194,14 @@ def _on_sphere(
     for face in range(2 * domain.dimension):
         touch = None if touching is None else touching(face)
         found = _supremum(
-            bound(face), Box([(-1.0, 1.0)] * domain.m), tightness, max_boxes, touch, known=lower, smallest=least
+            bound(face),
+            Box([(-1.0, 1.0)] * domain.m),
+            tightness,
+            max_boxes,
+            touch,
+            known=lower,
+            smallest=least,
+            deadline=deadline,
         )
         if found.bad is not None:
             lo, hi = (np.array([[side[k] for side in found.bad]]) for k in (0, 1))
@@ -213,13 +229,14 @@ def _supremum(
     touching: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     known: float = 0.0,
     smallest: float = 2.0**-40,
+    deadline: float = math.inf,
 ) -> Enclosed:
     """Bisect the boxes with the largest bounds until the supremum is known within `tightness`, or max_boxes are spent.
 
     Unbounded boxes are cut first, the narrowest of them before the others. One that stays unbounded down to a relative width of
     `smallest` is bad unless `touching` bounds it, and then it is not cut again. Where f's domain ends along a surface there are too many
     such boxes: if the boxes run out, the rest is cut evenly down to `_EDGE` and asked `touching` as well. known: a lower bound
-    of the supremum from elsewhere.
+    of the supremum from elsewhere; deadline: of time.monotonic(), after which what is unbounded is bad.
     """
     lo, hi = (x[None] for x in domain.bounds)
     width = hi - lo
@@ -232,11 +249,12 @@ def _supremum(
         if worst < np.inf and (tightness == np.inf or worst <= lower * (1 + tightness) + TINY):
             return Enclosed(lower, worst, None, corners)
         relative = ((hi - lo) / width).max(axis=1)
-        spent = seen >= max_boxes
+        late = time.monotonic() > deadline
+        spent = seen >= max_boxes or late
         if spent and finite.all():
             return Enclosed(lower, worst, None, corners)
         wide = _EDGE[min(lo.shape[1], 3)]
-        last = touching is None or seen >= 2 * max_boxes or (spent and bool((relative[~finite] <= wide).all()))
+        last = touching is None or late or seen >= 2 * max_boxes or (spent and bool((relative[~finite] <= wide).all()))
         stuck = ~finite & ((relative < smallest) | (spent and last))
         if stuck.any():
             allowed = stuck & (relative <= max(wide if spent else 0.0, smallest))

@@ -52,6 +52,12 @@ class Sequences:
         object.__setattr__(self, "T", int(T))
         object.__setattr__(self, "box", box)
         object.__setattr__(self, "gaps", tuple(_checked(gap, i, box) for i, gap in enumerate(gaps)))
+        if len(set(self.names)) < self.dimension:
+            raise BoxError(
+                f"box: names {box.names} make flattened names that are not different: {self.names}; choose others"
+            )
+        if self.gaps and self.measure_of_gaps() >= 1:
+            raise BoxError("gaps: nothing is left of the domain, or too little to tell; give smaller half-widths")
         for i in range(box.dimension):
             if not self.good_intervals(i):
                 raise BoxError(

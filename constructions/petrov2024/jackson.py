@@ -78,7 +78,7 @@ __all__ = [
     "theorem_for",
 ]
 
-BLUR = sp.Rational(1, 1024)
+BLUR = sp.Rational(1, 64)
 """eta: the share of eps left to the softmax's blur and the data tokens, or to aliasing."""
 METHODS = ("split", "classical", "core", "deconvolution", "paper")
 

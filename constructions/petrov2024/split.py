@@ -10,6 +10,7 @@ The paper's symbols: lambda, b_k, and v_k = f(b_k); ours differ from it in the v
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from math import inf, pi
 
@@ -72,7 +73,9 @@ def fitted_and_net(
         yield from net()
         return
     longest = min(max_tokens, net_bound(m, radius)) if known else max_tokens
-    fitted = propose_smooth(evaluate, m, eps, family, max_tokens=longest, deadline=deadline)
+    # a target with kinks may have no short fitted head: leave half of the time to the net
+    until = deadline if deadline is None or not known else time.monotonic() + 0.5 * (deadline - time.monotonic())
+    fitted = propose_smooth(evaluate, m, eps, family, max_tokens=longest, deadline=until)
     first = next(fitted, None)
     if first is not None and known and first.length <= fewest_points(m, radius):
         yield first

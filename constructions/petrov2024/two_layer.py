@@ -43,7 +43,7 @@ def compile_two_layer(f: Any, T: int, box: Box, eps: float, **options: Any) -> S
     groups, methods = [], []
     for p in range(T):
         # a little less than eps: layer 1 and the gates move the logits by next to nothing, but by something
-        found = compile_prefix(expressions[p * k : (p + 1) * k], eps * (1 - 1e-4), flattened, **options)
+        found = compile_prefix(expressions[p * k : (p + 1) * k], eps * (1 - 1e-4), flattened, method="head", **options)
         groups.append((found.keys[:, :-1], found.keys[:, -1], found.values))
         methods.append(found.method)
     model, prefix = two_layers(groups, T, box)

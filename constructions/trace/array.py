@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import sympy as sp
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from constructions.trace.branches import as_condition, as_number, select
+from constructions.trace.branches import Ranges, as_condition, as_number, decided, select
 from constructions.trace.elementwise import (
     REDUCTIONS,
     elementwise,
@@ -23,7 +24,7 @@ from constructions.trace.elementwise import (
 from constructions.trace.functions import FUNCTIONS, MULTILINEAR, REARRANGING, piecewise
 from constructions.trace.kinds import BOOL, FLOAT, fit, no_narrowing
 from constructions.trace.outcome import CannotTrace
-from constructions.trace.ufuncs import UFUNCS
+from constructions.trace.ufuncs import RELATIONS, UFUNCS
 
 __all__ = ["SymbolicArray", "unwrap"]
 
@@ -47,17 +48,25 @@ class SymbolicArray(NDArrayOperatorsMixin):
     """A NumPy array of SymPy expressions that NumPy's functions accept.
 
     elements: object array of SymPy expressions (conditions, where dtype is bool). dtype: bool, int64 or float64, the type NumPy's
-    array would have. refusals: shared by all arrays of one trace; why something was refused. Indexing returns views and assignment
-    writes through them, as in NumPy. Whatever would need a number (`if x > 0`, `float(x)`, `math.sin(x)`) raises.
+    array would have. refusals: shared by all arrays of one trace; why something was refused. ranges: of the symbols, so that a
+    comparison that the domain decides is a truth value (`if np.any(x < 0): raise ...` for x in [0, 1]). Indexing returns views and
+    assignment writes through them, as in NumPy. Whatever else would need a number (`if x > 0`, `float(x)`, `math.sin(x)`) raises.
     """
 
-    def __init__(self, elements: np.ndarray, dtype: np.dtype = FLOAT, refusals: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        elements: np.ndarray,
+        dtype: np.dtype = FLOAT,
+        refusals: list[str] | None = None,
+        ranges: Ranges = MappingProxyType({}),
+    ) -> None:
         self.elements = fit(elements, dtype)
         self.dtype = dtype
         self.refusals: list[str] = [] if refusals is None else refusals
+        self.ranges = ranges
 
-    def _like(self, elements: np.ndarray) -> SymbolicArray:
-        return SymbolicArray(elements, self.dtype, self.refusals)
+    def _like(self, elements: np.ndarray, dtype: np.dtype | None = None) -> SymbolicArray:
+        return SymbolicArray(elements, dtype or self.dtype, self.refusals, self.ranges)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -107,8 +116,9 @@ class SymbolicArray(NDArrayOperatorsMixin):
     @_recorded
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         _known_types((*inputs, kwargs))
-        shadow = getattr(ufunc, method)(*_shadow(inputs), **_shadow(kwargs))
         out = kwargs.pop("out", None)
+        spare = {"out": tuple(o.copy() if isinstance(o, np.ndarray) else o for o in _shadow(out))} if out else {}
+        shadow = getattr(ufunc, method)(*_shadow(inputs), **_shadow(kwargs), **spare)
         operands = unwrap(inputs)
         if method == "reduce" and not out and ufunc in REDUCTIONS:
             return self._wrap(reduce_axes(REDUCTIONS[ufunc], *operands, **kwargs), shadow)
@@ -118,14 +128,28 @@ class SymbolicArray(NDArrayOperatorsMixin):
             result = matrix_product(*operands)
         elif ufunc in UFUNCS:
             result = elementwise(UFUNCS[ufunc], *operands)
+            if self.ranges and ufunc in RELATIONS:
+                result = elementwise(functools.partial(decided, ranges=self.ranges), result)
         else:
             raise CannotTrace(f"{ufunc.__name__} has no formula here")
         if out is None:
             return self._wrap(result, shadow)
         if not isinstance(out[0], SymbolicArray):
-            raise CannotTrace(f"np.{ufunc.__name__}(..., out=a) writes into an array of floats")
+            return self._rebound(out[0], ufunc, result, shadow)
         out[0].elements[...] = fit(result, out[0].dtype)
         return out[0]
+
+    def _rebound(self, total: np.ndarray, ufunc: Any, result: np.ndarray, shadow: Any) -> SymbolicArray:
+        """The new value of `total` after `total += x`, where `total = np.zeros(len(x))` holds numbers.
+
+        Python binds the name to what is returned here. Whatever else refers to the old array would see the new values in NumPy; it
+        sees NaN here, which no formula may contain.
+        """
+        if total.dtype != FLOAT or not total.flags.writeable:
+            raise CannotTrace(f"np.{ufunc.__name__}(..., out=a) writes into an array of {total.dtype}")
+        wrapped = self._wrap(result, shadow)
+        total.fill(np.nan)
+        return wrapped
 
     @_recorded
     def __array_function__(self, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -159,14 +183,18 @@ class SymbolicArray(NDArrayOperatorsMixin):
         elements = result if isinstance(result, np.ndarray) and result.dtype == object else exact_elements(result)
         if elements.shape != shadow.shape:
             raise CannotTrace(f"its formula has the shape {elements.shape} where NumPy gives {shadow.shape}")
-        return SymbolicArray(elements, shadow.dtype, self.refusals)
+        return self._like(elements, shadow.dtype)
 
     @_recorded
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self.dtype == BOOL and all(e in (sp.true, sp.false) for e in self.elements.flat):
+            return self.elements.astype(BOOL).astype(dtype or BOOL)
         raise CannotTrace("it needs an array of numbers (np.array, np.asarray, a loop): use np.stack([...], axis=-1)")
 
     @_recorded
     def __bool__(self) -> bool:
+        if self.dtype == BOOL and self.size == 1 and self.elements.item() in (sp.true, sp.false):
+            return self.elements.item() == sp.true
         raise CannotTrace(
             "it branches on a value (if, while, and, or, min, max, an assertion): use np.where, np.maximum"
         )
@@ -255,7 +283,7 @@ def _astype(a: SymbolicArray, dtype: Any, **options: Any) -> SymbolicArray:
     except CannotTrace as error:
         a.refusals.append(str(error))
         raise
-    return SymbolicArray(elementwise(as_number, a.elements), FLOAT, a.refusals)
+    return a._like(elementwise(as_number, a.elements), FLOAT)
 
 
 def _shaped(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import sympy as sp
@@ -11,9 +12,11 @@ from sympy.logic.boolalg import Boolean
 from constructions.trace.graph import postorder, relate, substitute
 from constructions.trace.outcome import CannotTrace
 
-__all__ = ["as_condition", "as_number", "compare", "extreme", "is_condition", "select"]
+__all__ = ["Ranges", "as_condition", "as_number", "compare", "decided", "extreme", "is_condition", "select"]
 
 _MAX_INNER = 6
+Ranges = Mapping[Any, tuple[Any, Any]]
+"""Exact lower and upper ends of the variables' intervals."""
 
 
 def is_condition(e: Any) -> bool:
@@ -38,6 +41,30 @@ def as_condition(e: Any) -> Any:
 def compare(relation: Any, a: Any, b: Any) -> Any:
     """The relation between two elements."""
     return relate(relation, as_number(a), as_number(b))
+
+
+def decided(condition: Any, ranges: Ranges) -> Any:
+    """True or false where the ranges decide a comparison of variables and rational numbers; any other condition as it is."""
+    if not isinstance(condition, (sp.Gt, sp.Ge, sp.Lt, sp.Le, sp.Eq, sp.Ne)):
+        return condition
+    sides = (condition.lhs, condition.rhs) if isinstance(condition, (sp.Eq, sp.Ne)) else (condition.gts, condition.lts)
+    more, less = (_ends(e, ranges) for e in sides)
+    if more is None or less is None:
+        return condition
+    above, below = bool(more[0] > less[1]), bool(more[1] < less[0])
+    if isinstance(condition, (sp.Eq, sp.Ne)):
+        apart = above or below
+        return condition if not apart else sp.true if isinstance(condition, sp.Ne) else sp.false
+    if isinstance(condition, (sp.Ge, sp.Le)):
+        above = bool(more[0] >= less[1])
+    else:
+        below = bool(more[1] <= less[0])
+    return sp.true if above else sp.false if below else condition
+
+
+def _ends(e: Any, ranges: Ranges) -> tuple[Any, Any] | None:
+    """Least and largest value of a variable or a rational number; None for anything else."""
+    return (e, e) if e.is_Rational or e in (sp.oo, -sp.oo) else ranges.get(e)
 
 
 def select(condition: Any, a: sp.Expr, b: sp.Expr) -> sp.Expr:

@@ -52,7 +52,9 @@ def exact(value: Any) -> Any:
         return sp.Rational(value.numerator, value.denominator)
     if isinstance(value, (float, np.floating)):
         if np.isnan(value):
-            raise CannotTrace("it contains the constant nan")
+            raise CannotTrace(
+                "it contains the constant nan, or an array of numbers changed by += or out= under another name"
+            )
         if np.isinf(value):
             return sp.oo if value > 0 else -sp.oo
         if value != np.float64(value):

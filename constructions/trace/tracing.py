@@ -18,6 +18,7 @@ from constructions.trace.elementwise import exact, exact_elements
 from constructions.trace.float_values import float_values
 from constructions.trace.formulas import MAX_BITS
 from constructions.trace.graph import bits_of, postorder
+from constructions.trace.kinds import FLOAT
 from constructions.trace.outcome import CannotTrace, NotTraceable, TracedTarget
 
 __all__ = ["trace"]
@@ -54,7 +55,7 @@ def trace(
     points = rng.uniform(low, high, size=(_SAMPLES, convention.dimension))
     try:
         with np.errstate(all="ignore"):
-            traced, constant = _trace(f, convention, points)
+            traced, constant = _trace(f, convention, points, box)
             if box is None:
                 return traced
             return compared(f, traced, constant, convention, box, rng)
@@ -74,7 +75,10 @@ def _box(bounds: Sequence[tuple[float, float]]) -> Float[np.ndarray, "n 2"]:
 
 
 def _trace(
-    f: Callable[..., Any], convention: Convention, points: Float[np.ndarray, "m n"]
+    f: Callable[..., Any],
+    convention: Convention,
+    points: Float[np.ndarray, "m n"],
+    box: Float[np.ndarray, "n 2"] | None,
 ) -> tuple[TracedTarget, bool]:
     """The formula, and whether f returned a plain number instead of an array."""
     n = convention.dimension
@@ -82,7 +86,10 @@ def _trace(
     batch = 2 if n != 2 else 3  # different from n, so that the two axes cannot be taken for each other
     rows = [symbols, *(tuple(sp.Dummy(name, real=True) for name in convention.names) for _ in range(batch - 1))]
     refusals: list[str] = []
-    result = f(*convention.arguments(SymbolicArray(np.array(rows, dtype=object).reshape(batch, n), refusals=refusals)))
+    sides = [] if box is None else [(exact(lo), exact(hi)) for lo, hi in box]
+    ranges = {symbol: side for row in rows for symbol, side in zip(row, sides, strict=False)}
+    arguments = SymbolicArray(np.array(rows, dtype=object).reshape(batch, n), FLOAT, refusals, ranges)
+    result = f(*convention.arguments(arguments))
     if refusals:
         raise CannotTrace(f"it caught an exception and went on differently: {refusals[0]}")
     if isinstance(result, np.generic) and result.dtype.itemsize > 8:

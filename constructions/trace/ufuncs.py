@@ -15,7 +15,7 @@ from constructions.trace.branches import as_condition, as_number, compare, is_co
 from constructions.trace.formulas import FORMULAS, multiply
 from constructions.trace.outcome import CannotTrace
 
-__all__ = ["UFUNCS", "logical"]
+__all__ = ["RELATIONS", "UFUNCS", "logical"]
 
 
 _ALIASES = {"fmax": "maximum", "fmin": "minimum", "radians": "deg2rad", "degrees": "rad2deg"}
@@ -80,3 +80,7 @@ def _ufunc_table() -> dict[Any, Callable[..., Any]]:
 
 UFUNCS: Mapping[Any, Callable[..., Any]] = MappingProxyType(_ufunc_table())
 """Formulas of elements by ufunc."""
+
+
+RELATIONS = frozenset(getattr(np, name) for name in _RELATIONS)
+"""The ufuncs that compare."""

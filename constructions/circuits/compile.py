@@ -1,0 +1,169 @@
+"""Expression -> circuits -> heads -> models: the passes of method="circuit", as proposals for the kernel.
+
+1. rewrite   `circuits_for`: candidate circuits, the cheapest by estimate first
+2. normalise  every output a sum of nodes (`lower.normalised`)
+3. ranges    what each node reads (`verify.circuit_ranges`: the ranges the kernel will use)
+4. ladders   for each node, the error of its best head of 1, 2, 3, ... tokens (`library`)
+5. allocate  tokens to nodes so that sum of sensitivity times error is within eps, as few as possible (`allocate`)
+6. lower     slots, layers, keys and values on the universal backbone (`lower.lower`)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy as sp
+
+from constructions.circuits.allocate import allocate
+from constructions.circuits.candidates import circuits_for
+from constructions.circuits.ir import IR, Z1, Z2, Node, to_circuit
+from constructions.circuits.ladder import Ladder
+from constructions.circuits.library import heads_for
+from constructions.circuits.lower import Lowered, NodeTokens, lower, normalised, sensitivities
+from constructions.circuits.products import product_heads
+from constructions.proposal import Term
+from verify import Box
+from verify.circuit import Circuit
+from verify.circuit_ranges import NodeRange, ranges
+
+__all__ = ["CircuitProposal", "propose_circuits"]
+
+_TRIED = 6
+"""Candidate circuits whose heads are worked out."""
+_SHARES = (0.93, 0.8, 0.6)
+"""Of eps, given to the heads: the kernel's bounds are not first-order, and float64 rounds."""
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitProposal:
+    """A lowered circuit. ir: in SymPy form; budget: (tokens, sensitivity, sampled error) of each node."""
+
+    lowered: Lowered
+    ir: IR
+    budget: tuple[tuple[int, float, float], ...]
+    method: str = "circuit"
+
+    @property
+    def length(self) -> int:
+        """Prefix tokens in total."""
+        return self.lowered.prefix.length
+
+    @property
+    def grid(self) -> dict[str, Any]:
+        """Names of the stream's slots, heads of each layer, and each node's function with its tokens, sensitivity and sampled error."""
+        nodes = [
+            [str(node.function), ", ".join(map(str, node.reads)), tokens, weight, error]
+            for node, (tokens, weight, error) in zip(self.ir.nodes, self.budget, strict=True)
+        ]
+        heads = [len(layer.heads) for layer in self.lowered.model.layers]
+        return {"slots": list(self.lowered.slot_names), "heads": heads, "nodes": nodes}
+
+    terms: tuple[Term, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Planned:
+    ir: IR
+    circuit: Circuit
+    known: list[NodeRange]
+    weights: list[float]
+
+
+def propose_circuits(
+    expressions: Sequence[sp.Expr],
+    symbols: Sequence[sp.Symbol],
+    domain: Box,
+    eps: float,
+    *,
+    max_tokens: int,
+    deadline: float,
+) -> Iterator[CircuitProposal]:
+    """Circuits whose sampled error budget is within eps: shortest first, then the same again with more room."""
+    plans = [
+        p for ir in circuits_for(expressions, symbols, domain, limit=_TRIED) if (p := _planned(ir, domain)) is not None
+    ]
+    for share in _SHARES:
+        made = []
+        for plan in plans:
+            if time.monotonic() > deadline:
+                break
+            found = _allocated(plan, domain, eps * share, eps)
+            if found is not None and found.length <= max_tokens:
+                made.append(found)
+        made.sort(key=lambda p: p.length)
+        yield from made
+
+
+def _planned(ir: IR, domain: Box) -> _Planned | None:
+    """Ranges and sensitivities of a candidate; None where a range is not finite."""
+    try:
+        plain = normalised(ir)
+        circuit = to_circuit(plain)
+    except (ValueError, TypeError, ArithmeticError):
+        return None
+    known = ranges(circuit, domain)
+    if not all(np.isfinite([r.lo, r.hi, *r.reads[0], *r.reads[1]]).all() for r in known):
+        return None
+    weights = sensitivities(circuit, known)
+    return _Planned(plain, circuit, known, weights) if np.isfinite(weights).all() else None
+
+
+def _allocated(plan: _Planned, domain: Box, budget: float, eps: float) -> CircuitProposal | None:
+    """Heads for every node, or None where they cannot be had within the budget."""
+    try:
+        ladders = [
+            _ladder(node, *_served(known, budget, weight))
+            for node, known, weight in zip(plan.ir.nodes, plan.known, plan.weights, strict=True)
+        ]
+    except (
+        ValueError,
+        sp.PolynomialError,
+    ):  # no head for a function, such as one that is not defined on all of its range
+        return None
+    counts = allocate(ladders, plan.weights, budget)
+    if counts is None:
+        return None
+    heads = []
+    for ladder, count, node in zip(ladders, counts, plan.ir.nodes, strict=True):
+        tolerance = ladder.error(count)
+        head = ladder.head(tolerance)
+        if head is None:
+            return None
+        heads.append(
+            NodeTokens(
+                np.asarray(head.slopes), np.asarray(head.biases), np.asarray(head.values) + _constant(node), tolerance
+            )
+        )
+    lowered = lower(plan.ir, domain, heads, plan.circuit)
+    entries = tuple((len(h.biases), w, h.error) for h, w in zip(heads, plan.weights, strict=True))
+    return CircuitProposal(lowered, plan.ir, entries)
+
+
+def _ladder(node: Node, lo: np.ndarray, hi: np.ndarray) -> Ladder:
+    """The heads for a node: of one variable, or the product of two."""
+    if len(lo) == 1:
+        return heads_for(node.function, float(lo[0]), float(hi[0]))
+    product = sp.Poly(node.function, Z1, Z2)
+    factor = product.coeff_monomial(Z1 * Z2)
+    if product.total_degree() != 2 or sp.expand(node.function - factor * Z1 * Z2 - product.coeff_monomial(1)) != 0:
+        raise ValueError(f"{node.function} is not a product")
+    return product_heads(lo, hi, factor=float(factor))
+
+
+def _constant(node: Node) -> float:
+    """What is added to a product."""
+    return 0.0 if len(node.reads) == 1 else float(sp.Poly(node.function, Z1, Z2).coeff_monomial(1))
+
+
+def _served(known: NodeRange, budget: float, weight: float) -> tuple[np.ndarray, np.ndarray]:
+    """The range a head is built for: a little more than what is read, as what is read is a little wrong."""
+    lo, hi = known.reads
+    width = hi - lo
+    size = np.maximum(np.abs(lo), np.abs(hi))
+    margin = np.maximum(1e-3 * width, 1e-12 * size) if width.any() else 1e-9 * (1 + size)
+    low, high = lo - margin, hi + margin
+    return np.where((lo > 0) & (low <= 0), 0.5 * lo, low), np.where((hi < 0) & (high >= 0), 0.5 * hi, high)

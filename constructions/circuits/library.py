@@ -1,0 +1,224 @@
+"""Heads for nodes of one variable: the fewest tokens for a tolerance, from canonical problems that many functions share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import sympy as sp
+
+from constructions.circuits.canonical import Canonical, canonical
+from constructions.circuits.head_cache import cache_folder, load, store
+from constructions.circuits.key_starts import key_starts
+from constructions.circuits.ladder import ENOUGH, Ladder, NodeHead, Rungs
+from constructions.circuits.rungs import ERROR_SHARE, PLACED_SHARE, ROUNDING_SHARE, Fit, Rung, measure, search, tamed
+from constructions.parse import parse_expression
+from constructions.sharp.minimax import propose_minimax
+from constructions.sharp.samples import Samples, sample
+from verify.expression import Expression
+
+__all__ = ["Ladder", "NodeHead", "NodeLadder", "estimate", "heads_for"]
+
+SEARCHED_TOKENS = 10
+"""Longest head searched for its own sake; longer ones come from the search for a given tolerance, `propose_minimax`."""
+MOST_TOKENS = 100
+"""Longest head of a ladder."""
+_CHECKS = 2001
+
+
+def heads_for(function: sp.Expr | Expression, lo: float, hi: float, *, modulo_affine: bool = False) -> NodeLadder:
+    """The ladder of heads for a function of one variable on [lo, hi].
+
+    modulo_affine: heads may leave out any affine function alpha u + beta of the argument, which the nodes that read this one add for
+    free; each `NodeHead` says which. Raises ValueError for more than one variable, or an empty or infinite box.
+    """
+    if isinstance(function, Expression):
+        if len(function.outputs) != 1:
+            raise ValueError(f"function = {function}: has {len(function.outputs)} outputs; pass one of them")
+        parsed = parse_expression(str(function), function.variables)
+        function = parsed[0] if isinstance(parsed, list) else parsed
+    problem = canonical(sp.sympify(function), float(lo), float(hi), affine=modulo_affine)
+    return NodeLadder(problem, float(lo), float(hi), _rungs(problem.function, modulo_affine, cache_folder()))
+
+
+def estimate(
+    function: sp.Expr | Expression, lo: float, hi: float, tolerance: float, *, modulo_affine: bool = False
+) -> int:
+    """Tokens that a head for this tolerance takes, extrapolated beyond the first rungs at the rate of the last; nothing long is built.
+
+    Raises ValueError as `heads_for` does.
+    """
+    ladder = heads_for(function, lo, hi, modulo_affine=modulo_affine)
+    first = 5
+    for tokens in range(1, first + 1):
+        if ladder.error(tokens) <= tolerance:
+            return tokens
+    rate = max(0.25, np.log(max(ladder.error(2) / ladder.error(first), 1.0)) / (first - 2))
+    return first + int(np.ceil(np.log(ladder.error(first) / tolerance) / rate)) if np.isfinite(rate) else 10**6
+
+
+class NodeLadder(Ladder):
+    """The ladder of a canonical problem in the coordinates of one node."""
+
+    most = MOST_TOKENS
+
+    def __init__(self, problem: Canonical, lo: float, hi: float, rungs: _OneVariable) -> None:
+        self.problem, self.lo, self.hi, self.rungs = problem, lo, hi, rungs
+
+    def error(self, tokens: int) -> float:
+        if tokens < 1:
+            return np.inf
+        scale = abs(self.problem.scale)
+        return scale * self.rungs.unit * self.rungs.rung(tokens).tolerance if scale * self.rungs.unit else 0.0
+
+    def head(self, tolerance: float) -> NodeHead | None:
+        shortest = self.tokens(tolerance)
+        if shortest is None:
+            return None
+        scale = abs(self.problem.scale) * self.rungs.unit
+        for tokens in range(shortest, min(shortest + 3, self.most) + 1):
+            head = self._placed(
+                self.rungs.tamed(self.rungs.rung(tokens), tolerance / scale) if scale else self.rungs.rung(tokens)
+            )
+            # placed in the node's own coordinates it rounds differently
+            if head.error <= PLACED_SHARE * tolerance and head.rounding <= 2 * ROUNDING_SHARE * tolerance:
+                return head
+        return None
+
+    def _placed(self, rung: Rung) -> NodeHead:
+        """From t to u = centre + radius t, from g to f; measured again as stored."""
+        problem, unit = self.problem, self.rungs.unit
+        slopes = rung.slopes / problem.radius
+        biases = rung.biases - slopes[:, 0] * problem.centre
+        scale = problem.scale * unit
+        values = scale * rung.values
+        factor = scale * rung.factors[0] + problem.scale * self.rungs.line[1]
+        constant = problem.offset + problem.scale * self.rungs.line[0]
+        alpha = problem.linear + factor / problem.radius
+        beta = constant - factor * problem.centre / problem.radius
+        if not problem.affine:
+            values, alpha, beta = values + constant, 0.0, 0.0
+        u = 0.5 * (self.lo + self.hi) + 0.5 * (self.hi - self.lo) * np.sin(np.linspace(-np.pi / 2, np.pi / 2, _CHECKS))
+        u = np.clip(u, self.lo, self.hi)
+        t = (u - problem.centre) / problem.radius
+        wanted = problem.scale * problem.evaluate(t) + problem.offset
+        wanted = wanted - constant - factor * t if problem.affine else wanted
+        error, rounding = measure(u[:, None], wanted, slopes, biases, values)
+        box = np.array([self.lo]), np.array([self.hi])
+        return NodeHead(slopes, biases, values, error, *box, np.array([alpha]), float(beta), rounding)
+
+
+@lru_cache(maxsize=4096)
+def _rungs(function: sp.Expr, affine: bool, folder: Path | None) -> _OneVariable:
+    """One set of rungs for all nodes with this canonical problem."""
+    return _OneVariable(Canonical(function, affine), folder)
+
+
+class _OneVariable(Rungs):
+    """g = line + unit y on [-1, 1]; the rungs are heads for y, |y| <= 1."""
+
+    def __init__(self, problem: Canonical, folder: Path | None) -> None:
+        super().__init__(problem.key, 1, SEARCHED_TOKENS, folder)
+        self._long: list[Rung] = []
+        self._ended = False
+        self.problem = problem
+        t = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 257))
+        with np.errstate(all="ignore"):
+            g = problem.evaluate(t)
+        self.line, self.unit = (0.0, 0.0), 1.0
+        self.finite = bool(np.isfinite(g).all())
+        if self.finite:
+            middle, slope = 0.5 * (g.max() + g.min()), 0.0
+            if problem.affine:
+                slope = 0.5 * float(g[-1] - g[0])
+                rest = g - slope * t
+                middle = 0.5 * (rest.max() + rest.min())
+            self.line = (float(middle), slope)
+            self.unit = float(np.abs(g - middle - slope * t).max())
+            if self.unit <= 4e-16 * np.abs(g).max(initial=0.0):
+                self.unit = 0.0
+        self._samples: Samples | None = None
+
+    def normalised(self, t: np.ndarray) -> np.ndarray:
+        return (self.problem.evaluate(t) - self.line[0] - self.line[1] * t) / self.unit
+
+    @property
+    def samples(self) -> Samples | None:
+        if self._samples is None:
+            taken = sample(lambda t: self.normalised(t)[:, None], -1.0, 1.0, 1e-8)
+            # both halves are fitted: a free linear part need not respect a mirror symmetry
+            self._samples = None if taken is None else replace(taken, signs=(0,))
+        return self._samples
+
+    def search(self, tokens: int, below: Rung | None) -> Rung:
+        flat = Rung(np.zeros((1, 1)), np.zeros(1), np.zeros(1), np.zeros(1), 0.0 if self.unit == 0.0 else 1.0, 0.0)
+        if not self.finite:
+            return replace(flat, error=np.inf)
+        if tokens == 1 or self.unit == 0.0:
+            return flat
+        samples = self.samples
+        if samples is None:
+            return replace(flat, error=np.inf)
+        fit = self.fit(samples, tokens, below.tolerance if below is not None and np.isfinite(below.tolerance) else 1.0)
+        return search(fit, key_starts(samples, fit, tokens, below), below)
+
+    def fit(self, samples: Samples, tokens: int, guess: float) -> Fit:
+        """The points for heads of this length, of an error like a hundredth of `guess`."""
+        count = max(72, 24 * tokens)
+        # a key that is seen at an end alone must gain nothing: points cluster there
+        gap = 0.5 * (np.pi / count) ** 2
+        ends = 1.0 - gap * np.array([1e-3, 0.03, 0.2, 0.5])
+        t = np.unique(np.concatenate([samples.working(count, 0.01 * guess)[0], ends, -ends]))
+        checks = samples.t[:: max(1, len(samples.t) // 4000)]
+        wanted = self.normalised(checks)
+        return Fit(t[:, None], self.normalised(t), checks[:, None], wanted, self.problem.affine)
+
+    def tamed(self, rung: Rung, tolerance: float) -> Rung:
+        """Smaller values where the tolerance (of y) allows."""
+        samples = self.samples
+        if samples is None or self.unit == 0.0 or rung.tokens > SEARCHED_TOKENS:
+            return rung
+        return tamed(self.fit(samples, rung.tokens, tolerance), rung, tolerance)
+
+    def rung(self, tokens: int) -> Rung:
+        """Also beyond the searched rungs: heads for tolerances that fall by four from the last of them."""
+        best = super().rung(min(tokens, SEARCHED_TOKENS))
+        if tokens <= SEARCHED_TOKENS or best.tolerance <= ENOUGH or not np.isfinite(best.tolerance):
+            return best
+        while not self._ended and (not self._long or self._long[-1].tokens <= tokens):
+            aim = (self._long[-1] if self._long else best).tolerance / 4.0
+            # one tolerance may be missed where a smaller one is met
+            tries = (self.within(aim / share) for share in (1.0, 2.0, 5.0) if aim / share > ENOUGH)
+            found = next((rung for rung in tries if rung is not None), None)
+            self._ended = found is None
+            if found is not None:
+                self._long.append(found)
+        return min([best, *(r for r in self._long if r.tokens <= tokens)], key=lambda r: r.tolerance)
+
+    def within(self, tolerance: float) -> Rung | None:
+        """The shortest head found for this tolerance (of y) by the search that is given one; None if it finds none."""
+        if not self.finite or self.unit == 0.0 or self.samples is None:
+            return None
+        key = f"{self.key} within {float(tolerance).hex()}"
+        known = load(self.folder, key, MOST_TOKENS, 1)
+        if known is not None:
+            return known
+        # the linear part that suits the longest searched rung suits longer ones about as well
+        factors = super().rung(SEARCHED_TOKENS).factors
+        checks = self.samples.t
+        wanted = self.normalised(checks) - factors[0] * checks
+        for proposal in propose_minimax(
+            lambda t: (self.normalised(t) - factors[0] * t)[:, None],
+            -1.0,
+            1.0,
+            ERROR_SHARE * tolerance,
+            max_tokens=MOST_TOKENS,
+        ):
+            arrays = proposal.slopes, proposal.biases, proposal.values[:, 0]
+            rung = Rung(*arrays, factors, *measure(checks[:, None], wanted, *arrays))
+            if rung.tolerance <= tolerance:
+                store(self.folder, key, MOST_TOKENS, rung)
+                return rung
+        return None

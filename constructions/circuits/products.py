@@ -1,0 +1,150 @@
+"""One head for a product of two read-outs: factor x y on a box, the keys free in the plane.
+
+On a box with centre c and radii r, x = c_1 + r_1 s and y = c_2 + r_2 t, and x y = c_1 c_2 + c_1 r_2 t + c_2 r_1 s + r_1 r_2 s t: with the
+affine part left out, every box is [-1, 1]^2. Four keys at the corners of a small square give V tanh(a s) tanh(a t), V = 1/a^2, with an
+error of order 1/V; free keys do far better, with values that grow: the ladder stops where rounding would take its share.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from constructions.circuits.head_cache import cache_folder
+from constructions.circuits.ladder import Ladder, NodeHead, Rungs
+from constructions.circuits.rungs import PLACED_SHARE, ROUNDING_SHARE, Fit, Rung, measure, search, tamed
+
+__all__ = ["ProductLadder", "product_heads"]
+
+MOST_TOKENS = 12
+_FIT, _CHECKS = 15, 61  # points an axis
+
+
+def product_heads(
+    lo: Float[np.ndarray, " 2"], hi: Float[np.ndarray, " 2"], *, factor: float = 1.0, modulo_affine: bool = False
+) -> ProductLadder:
+    """The ladder of heads for factor z1 z2 on the box [lo, hi].
+
+    modulo_affine: heads may leave out an affine function of the two read-outs; each `NodeHead` says which.
+    Raises ValueError for an empty or infinite box.
+    """
+    lo, hi = np.asarray(lo, dtype=np.float64), np.asarray(hi, dtype=np.float64)
+    if lo.shape != (2,) or hi.shape != (2,) or not np.isfinite(hi - lo).all() or not (lo < hi).all():
+        raise ValueError(f"lo, hi = {lo}, {hi}: needs two finite intervals lo < hi; a constant factor needs no product")
+    ratio = (0.5 * (lo + hi)) / (0.5 * (hi - lo))
+    offsets = (0.0, 0.0) if modulo_affine else (float(ratio[0]), float(ratio[1]))
+    return ProductLadder(lo, hi, float(factor), modulo_affine, _rungs(offsets, modulo_affine, cache_folder()))
+
+
+class ProductLadder(Ladder):
+    """The ladder of (s + p)(t + q) on [-1, 1]^2 in the coordinates of one node."""
+
+    most = MOST_TOKENS
+
+    def __init__(self, lo: np.ndarray, hi: np.ndarray, factor: float, affine: bool, rungs: _Product) -> None:
+        self.lo, self.hi, self.factor, self.affine, self.rungs = lo, hi, factor, affine, rungs
+
+    @property
+    def _scale(self) -> float:
+        """The factor of (s + p)(t + q), times its unit."""
+        radii = 0.5 * (self.hi - self.lo)
+        return self.factor * float(radii[0] * radii[1]) * self.rungs.unit
+
+    def error(self, tokens: int) -> float:
+        return abs(self._scale) * self.rungs.rung(tokens).tolerance if tokens >= 1 else np.inf
+
+    def head(self, tolerance: float) -> NodeHead | None:
+        shortest = self.tokens(tolerance)
+        if shortest is None:
+            return None
+        scale = abs(self._scale)
+        for tokens in range(shortest, min(shortest + 3, self.most) + 1):
+            head = self._placed(
+                tamed(self.rungs.fit(), self.rungs.rung(tokens), tolerance / scale)
+                if scale
+                else self.rungs.rung(tokens)
+            )
+            # placed in the node's own coordinates it rounds differently
+            if head.error <= PLACED_SHARE * tolerance and head.rounding <= 2 * ROUNDING_SHARE * tolerance:
+                return head
+        return None
+
+    def _placed(self, rung: Rung) -> NodeHead:
+        centre, radii = 0.5 * (self.lo + self.hi), 0.5 * (self.hi - self.lo)
+        slopes = rung.slopes / radii
+        biases = rung.biases - slopes @ centre
+        values = self._scale * rung.values
+        alpha, beta = np.zeros(2), 0.0
+        if self.affine:
+            # x y = <(c_2, c_1), (x, y)> - c_1 c_2 + r_1 r_2 s t
+            alpha = self.factor * centre[::-1] + self._scale * rung.factors / radii
+            beta = float(-self.factor * centre[0] * centre[1] - self._scale * rung.factors @ (centre / radii))
+        else:
+            values = values + self._scale * self.rungs.middle
+        square = _grid(_CHECKS)
+        points = centre + radii * square
+        wanted = self.factor * points[:, 0] * points[:, 1]
+        if self.affine:
+            wanted = self._scale * (square[:, 0] * square[:, 1] - square @ rung.factors)
+        error, rounding = measure(points, wanted, slopes, biases, values)
+        return NodeHead(slopes, biases, values, error, self.lo, self.hi, alpha, beta, rounding)
+
+
+def _grid(count: int) -> Float[np.ndarray, "m 2"]:
+    """Chebyshev extreme points of the square."""
+    axis = np.sin(np.linspace(-np.pi / 2, np.pi / 2, count))
+    return np.stack([a.ravel() for a in np.meshgrid(axis, axis, indexing="ij")], axis=1)
+
+
+@lru_cache(maxsize=1024)
+def _rungs(offsets: tuple[float, float], affine: bool, folder: Path | None) -> _Product:
+    return _Product(offsets, affine, folder)
+
+
+class _Product(Rungs):
+    """(s + p)(t + q) = unit (middle + y) on [-1, 1]^2; the rungs are heads for y, |y| <= 1."""
+
+    def __init__(self, offsets: tuple[float, float], affine: bool, folder: Path | None) -> None:
+        key = f"product {offsets[0].hex()} {offsets[1].hex()} {'affine-free' if affine else 'full'}"
+        super().__init__(key, 2, MOST_TOKENS, folder)
+        self.affine = affine
+        self.offsets = np.array(offsets)
+        corners = np.prod(self.offsets + _grid(2), axis=1)
+        self.unit = 0.5 * float(np.ptp(corners))
+        self.middle = 0.5 * float(corners.max() + corners.min()) / self.unit
+
+    def search(self, tokens: int, below: Rung | None) -> Rung:
+        if tokens == 1:
+            return Rung(np.zeros((1, 2)), np.zeros(1), np.zeros(1), np.zeros(2), 1.0, 0.0)
+        return search(self.fit(), _starts(tokens, below), below)
+
+    def fit(self) -> Fit:
+        """What every rung approximates."""
+        points, checks = _grid(_FIT), _grid(_CHECKS)
+        targets, wanted = (np.prod(p + self.offsets, axis=1) / self.unit - self.middle for p in (points, checks))
+        return Fit(points, targets, checks, wanted, self.affine)
+
+
+def _starts(tokens: int, below: Rung | None) -> tuple[Float[np.ndarray, "c N 2"], Float[np.ndarray, "c N"]]:
+    """Regular polygons with and without a key at the centre, random keys of several sizes, the rung below with one key more."""
+    rng = np.random.default_rng(tokens)
+    slopes, biases = [], []
+    for size in (0.2, 0.6, 1.5, 3.0):
+        for inner in (0, 1):
+            angle = np.pi / 4 + 2 * np.pi * np.arange(tokens - inner) / (tokens - inner)
+            ring = size * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+            slopes.append(np.concatenate([ring, np.zeros((inner, 2))]))
+            biases.append(np.zeros(tokens))
+        for _ in range(3):
+            slopes.append(size * rng.standard_normal((tokens, 2)))
+            biases.append(rng.standard_normal(tokens))
+    if below is not None and 1 < below.tokens < tokens:
+        extra = tokens - below.tokens
+        spread = max(0.1, float(np.abs(below.slopes).max()))
+        for _ in range(8):
+            slopes.append(np.concatenate([below.slopes, spread * rng.standard_normal((extra, 2))]))
+            biases.append(np.concatenate([below.biases, below.biases.mean() + rng.standard_normal(extra)]))
+    return np.array(slopes), np.array(biases)
