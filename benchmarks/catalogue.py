@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import analytic, evaluation, franke, lipschitz, proof, sequences, sphere, training
+from benchmarks import analytic, circuits, evaluation, franke, lipschitz, proof, sequences, sphere, training
 from benchmarks.outcome import Benchmark
 
 __all__ = ["BENCHMARKS"]
@@ -25,6 +25,12 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         sphere.run,
     ),
     Benchmark("sequences", "functions of whole sequences: tokens of three constructions", sequences.run),
+    Benchmark(
+        "circuits",
+        "fifty physics formulas at 1e-3 and 1e-6 of their range, and Newton's law of nine inputs",
+        circuits.run,
+        takes_suite=True,
+    ),
     Benchmark("proof", "how long proofs take and how tight the proved bounds are", proof.run),
     Benchmark(
         "training", "the same number of tokens trained with Adam instead of compiled (needs PyTorch)", training.run

@@ -15,12 +15,13 @@ from rich.table import Table
 
 from benchmarks.catalogue import BENCHMARKS
 from benchmarks.outcome import Request
+from constructions.suite import SuiteError
 
 __all__ = ["RESULTS", "UNKNOWN_NAME", "app", "store"]
 
 RESULTS = Path(__file__).parent / "results"
 UNKNOWN_NAME = 3
-"""Exit code for a name that is not in the table."""
+"""Exit code for a name that is not in the table, or a suite that cannot be used."""
 
 app = typer.Typer(add_completion=False)
 
@@ -30,6 +31,12 @@ def main(
     name: Annotated[str | None, typer.Argument(help="Benchmark to run; none lists them.")] = None,
     effort: Annotated[float, typer.Option(min=0.0, help="Seconds compile_prefix may spend on a shorter prefix.")] = 0.0,
     quick: Annotated[bool, typer.Option("--quick", help="A few small cases; written only with --results.")] = False,
+    suite: Annotated[
+        Path | None,
+        typer.Option(
+            help="Formulas to measure instead (circuits), a file as for `prefixc suite`; written only with --results."
+        ),
+    ] = None,
     results: Annotated[Path | None, typer.Option(help="Folder for NAME.json; default benchmarks/results.")] = None,
 ) -> None:
     """Run one benchmark from scratch, print its tables and write its metrics to NAME.json."""
@@ -43,10 +50,19 @@ def main(
         _list(notes)
         raise typer.Exit(UNKNOWN_NAME)
 
+    if suite is not None and not chosen.takes_suite:
+        takers = ", ".join(b.name for b in BENCHMARKS if b.takes_suite)
+        notes.print(f"--suite {suite}: {name} has no formulas to replace. Use it with {takers}.")
+        raise typer.Exit(UNKNOWN_NAME)
+
     def bar(steps: Sequence[Any], words: str) -> Iterable[Any]:
         return track(steps, words, console=notes, transient=True)
 
-    outcome = chosen.run(Request(effort, quick, bar))
+    try:
+        outcome = chosen.run(Request(effort, quick, bar, suite))
+    except SuiteError as error:
+        notes.print(f"--suite {error}", markup=False)
+        raise typer.Exit(UNKNOWN_NAME) from error
     wide = console if console.is_terminal else Console(width=140)
     for table in outcome.tables:
         wide.print(table)
@@ -54,7 +70,7 @@ def main(
         notes.print("nothing was measured, nothing is written")
         return
     wide.print(_metrics(outcome.metrics))
-    folder = results if results is not None else None if quick else RESULTS
+    folder = results if results is not None else None if quick or suite is not None else RESULTS
     if folder is not None:
         console.print(f"written: {store(outcome.metrics, folder, name)}")
 

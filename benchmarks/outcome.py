@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -14,11 +15,13 @@ __all__ = ["Benchmark", "Outcome", "Request", "columns", "number"]
 @dataclass(frozen=True)
 class Request:
     """effort: seconds that `compile_prefix` may spend on a shorter prefix, where a benchmark compiles; quick: a few small cases,
-    enough to see that the benchmark runs; track: wraps a sequence of steps in a progress bar."""
+    enough to see that the benchmark runs; track: wraps a sequence of steps in a progress bar; suite: a file of formulas to measure instead
+    of the benchmark's own, for one that `takes_suite`."""
 
     effort: float = 0.0
     quick: bool = False
     track: Callable[[Sequence[Any], str], Any] = lambda steps, words: steps
+    suite: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Benchmark:
     name: str
     summary: str
     run: Callable[[Request], Outcome]
+    takes_suite: bool = False
 
 
 def columns(title: str, *names: str, caption: str | None = None) -> Table:

@@ -42,11 +42,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from constructions.circuits.compile import CircuitProposal
+    from constructions.circuits.stream import Trace
     from constructions.theorem import Theorem
 
 __all__ = ["Compiled", "PlotKind", "backbone", "claim_of", "load"]
 
-PlotKind = Literal["fit", "error", "tokens", "attention", "convergence", "bound"]
+PlotKind = Literal["fit", "error", "tokens", "attention", "convergence", "bound", "circuit"]
 
 
 def backbone(n: int, k: int, normalised: bool = True) -> Transformer:
@@ -239,9 +240,18 @@ class Compiled:
 
         return explain(self)
 
+    def trace(self, x: Any) -> Trace:
+        """For a circuit: what every slot of the stream holds after every layer at one point x (n,), beside what the circuit says it should.
+
+        Raises ValueError for a result that is no circuit, or a point of the wrong shape.
+        """
+        from constructions.circuits.stream import trace
+
+        return trace(self, x)
+
     def plot(self, kind: PlotKind = "fit", ax: Axes | None = None, **options: Any) -> Axes:
         """Draw with matplotlib: "fit", "error" (measured error and certified bound), "tokens", "attention" or "convergence"; on a sphere also
-        "bound" (the theorem's tokens against eps)."""
+        "bound" (the theorem's tokens against eps). A circuit has "circuit" (its graph) in place of "tokens" and "attention"."""
         from constructions.plots import plot
 
         return plot(self, kind, ax, **options)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from constructions.captions import downward, upward
+from constructions.circuits.describe import explained, layers_text, tokens_text
 from verify import Certificate, LipschitzTarget, Sequences, Sphere, Status
 
 if TYPE_CHECKING:
     from constructions.compiled import Compiled
 
-__all__ = ["budget", "explain", "status_line", "text_repr"]
+__all__ = ["budget", "explain", "sizes", "status_line", "text_repr", "together"]
 
 
 def status_line(c: Compiled) -> str:
@@ -31,11 +32,16 @@ def status_line(c: Compiled) -> str:
     return words if c.rechecked else words + "  [as stored in the file; verify.check proves it again]"
 
 
+def together(cert: Certificate) -> bool:
+    """Whether the proof bounds approximation and rounding as one: by balls through all layers, or through a circuit."""
+    return cert.route.startswith(("a posteriori: balls", "a posteriori: a circuit"))
+
+
 def budget(cert: Certificate) -> list[tuple[str, float]]:
-    """The eps budget: what the real function takes, what float64 execution adds, what is left. A proof by balls through all layers bounds
-    the two together."""
+    """The eps budget: what the real function takes, what float64 execution adds, what is left. A proof through several layers bounds
+    the first two together."""
     unused = ("unused", max(cert.eps - cert.error_upper, 0.0))
-    if cert.route.startswith("a posteriori: balls"):
+    if together(cert):
         return [("approximation and rounding", cert.error_upper), unused]
     real = max(cert.error_upper - cert.rounding, 0.0)
     return [
@@ -47,6 +53,11 @@ def budget(cert: Certificate) -> list[tuple[str, float]]:
 
 def _short(text: str, width: int = 100) -> str:
     return text if len(text) <= width else text[: width - 4] + " ..."
+
+
+def sizes(c: Compiled) -> list[tuple[str, float]]:
+    """What rounding depends on; of a circuit the keys themselves, as no single range of logits belongs to it."""
+    return [("max|logit|" if c.claim.circuit is None else "max|key|_1", c.max_logit), ("max|value|", c.max_value)]
 
 
 def text_repr(c: Compiled) -> str:
@@ -68,9 +79,10 @@ def text_repr(c: Compiled) -> str:
             ),
         ),
         ("tokens", str(c.length)),
+        *([] if c.claim.circuit is None else [("layers", f"{layers_text(c)} of {tokens_text(c)} tokens")]),
         ("error", status_line(c)),
         ("eps", f"{c.eps:.4g} = {parts}"),
-        ("sizes", f"max|logit| {c.max_logit:.3g}, max|value| {c.max_value:.3g}"),
+        ("sizes", ", ".join(f"{name} {value:.3g}" for name, value in sizes(c))),
     ]
     return "Compiled prefix\n" + "\n".join(f"  {name:<13}{text}" for name, text in rows)
 
@@ -85,6 +97,8 @@ def explain(c: Compiled) -> str:
         f"  {_formula(c)}, {c.length} tokens, {c.method} construction",
         "",
     ]
+    if c.claim.circuit is not None:
+        lines += [*explained(c), ""]
     if c.terms:
         lines.append("A-priori budget (the construction's theorem; not needed by the proof)")
         for t in c.terms:
@@ -131,6 +145,8 @@ def _formula(c: Compiled) -> str:
     if isinstance(c.domain, Sequences):
         heads = [len(layer.heads) for layer in c.model.layers]
         return f"g: a transformer of {len(heads)} attention layers with {', '.join(map(str, heads))} heads"
+    if c.claim.circuit is not None:
+        return f"g: a residual stream of {len(c.model.offset)} slots through {layers_text(c)}, each g_h = sum_j w_j V_j, w = softmax(<K_j, stream>)"
     if c.method == "core":
         return "g(x) = sum_j e^(<a_j, x> + b_j) v_j"
     if c.method == "classical":

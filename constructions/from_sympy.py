@@ -15,6 +15,7 @@ import sympy as sp
 from sympy.logic.boolalg import BooleanFunction, to_nnf
 
 from constructions.errors import CompileError, FreeSymbolError, UnsupportedExpressionError
+from constructions.removable import removed_factors
 from constructions.sympy_functions import DEFINITIONS, FUNCTIONS, refused, why_not
 from verify.expression import Expression, ExpressionError, Node
 
@@ -107,7 +108,7 @@ class _Table:
         return nodes
 
     def _product(self, e: Any) -> _Rule:
-        factors = list(e.args)
+        factors = removed_factors(e) or list(e.args)
         for jump in [a for a in factors if isinstance(a, sp.sign)]:
             rest = list(factors)
             rest.remove(jump)
@@ -287,7 +288,8 @@ def _needed(nodes: Sequence[Node], outputs: Sequence[int], names: Sequence[str])
 def from_sympy(expressions: Sequence[sp.Expr], names: Sequence[str]) -> Expression:
     """Lower real SymPy expressions in the named variables to the kernel's table.
 
-    Floats become the exact rational numbers they are. Raises FreeSymbolError for a symbol without a name in `names`, and
+    Floats become the exact rational numbers they are. Where a product has a removable singularity, sin(c v)^k v^-j with j <= k, the
+    table is its continuous extension, c^j sinc(c v)^j sin(c v)^(k - j): equal wherever v is not 0 (see constructions.removable). Raises FreeSymbolError for a symbol without a name in `names`, and
     UnsupportedExpressionError naming the sub-expression for anything the kernel has no enclosure for.
     """
     table = _Table(names)

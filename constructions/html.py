@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from constructions.captions import downward, names_of, shortened, status_words, upward
+from constructions.circuits.describe import layers_text, node_views, tokens_text
+from constructions.describe import sizes, together
 from constructions.plots.view import DEFAULT, View
 from constructions.sampled import Sampled, circle, grid_2d, line, sampled
 from verify import Box, LipschitzTarget, Sphere, Status
@@ -29,6 +31,8 @@ _CURVE, _TILES, _ROWS = 200, 20, 24
 """Evaluations of a picture: 200 points of a curve, 20 x 20 tiles of a map, 24 rows of tiles in each disc of a globe."""
 _SHADES = 16
 """Opacities in a globe; tiles of one shade that touch are drawn as one strip."""
+_NODES = 20
+"""Nodes of a circuit that are listed."""
 _LONGEST = 100_000
 """Tokens (or recorded values) above which nothing is evaluated."""
 
@@ -65,15 +69,29 @@ def _facts(c: Compiled) -> list[tuple[str, str]]:
         ("tokens", str(c.length)),
         ("error", _status(c)),
         (f"eps = {c.eps:.4g}", _budget_bar(c)),
-        ("max|logit|", f"{c.max_logit:.3g}"),
-        ("max|value|", f"{c.max_value:.3g}"),
+        *((name, f"{value:.3g}") for name, value in sizes(c)),
     ]
+    if c.claim.circuit is not None:
+        facts[4:4] = [("layers", _text(f"{layers_text(c)} of {tokens_text(c)} tokens")), ("nodes", _nodes(c))]
     if cert.witness is not None:
         place = ", ".join(f"{name} = {w:.6g}" for name, w in zip(names_of(c), cert.witness, strict=False))
-        facts.insert(5, ("error found", f"≥ {downward(cert.error_lower)} at {_text(place)}"))
+        after = 1 + [name for name, _ in facts].index("error")
+        facts.insert(after, ("error found", f"≥ {downward(cert.error_lower)} at {_text(place)}"))
     assumed = "".join(f'<li style="margin:0">{_text(a, 400)}</li>' for a in cert.assumptions)
     facts.append(("assumes", f'<ul style="margin:0;padding-left:16px;font-size:12px;opacity:.85">{assumed}</ul>'))
     return facts
+
+
+def _nodes(c: Compiled) -> str:
+    """A line for each node of a circuit, the first twenty."""
+    views = node_views(c)
+    lines = [
+        f"<div>{_text(v.name)} = {_text(v.function, 60)}, {_text(v.arguments, 80)} "
+        f'<span style="opacity:.7">(layer {v.layer}, {v.tokens} tokens)</span></div>'
+        for v in views[:_NODES]
+    ]
+    more = f"<div>and {len(views) - _NODES} more: see explain()</div>" if len(views) > _NODES else ""
+    return f'<div style="font-size:12px">{"".join(lines)}{more}</div>'
 
 
 def _text(text: str, width: int = 200) -> str:
@@ -99,10 +117,15 @@ def _budget_bar(c: Compiled) -> str:
     cert = c.certificate
     if not (math.isfinite(cert.error_upper) and math.isfinite(cert.rounding)):
         return "no bound was reached"
-    real, rounding = max(cert.error_upper - cert.rounding, 0.0), cert.rounding
+    unused = downward(max(c.eps - cert.error_upper, 0.0))
+    if together(cert):
+        real, rounding = cert.error_upper, 0.0
+        label = f"approximation&#160;and&#160;rounding {upward(real)}, unused {unused}"
+    else:
+        real, rounding = max(cert.error_upper - cert.rounding, 0.0), cert.rounding
+        label = f"approximation {upward(real)}, rounding {upward(rounding)}, unused {unused}"
     shares = [min(max(x / c.eps, 0.0), 1.0) for x in (real, rounding)]
     first, second = (_WIDTH * s for s in shares)
-    label = f"approximation {upward(real)}, rounding {upward(rounding)}, unused {downward(max(c.eps - cert.error_upper, 0.0))}"
     bar = (
         f'<rect x="0" y="1" width="{first:.1f}" height="10" fill="{_MODEL}"/>'
         f'<rect x="{first:.1f}" y="1" width="{min(second, _WIDTH - first):.1f}" height="10" fill="{_ERROR}"/>'
@@ -110,7 +133,8 @@ def _budget_bar(c: Compiled) -> str:
     )
     drawing = f'<svg role="img" aria-label="{label}" width="{_WIDTH}" height="12" viewBox="0 0 {_WIDTH} 12">{bar}</svg>'
     parts = [p.partition(" ") for p in label.split(", ")]
-    squares = [f'<span style="color:{_MODEL}">■</span>', f'<span style="color:{_ERROR}">■</span>', "□"]
+    marks = [f'<span style="color:{colour}">■</span>' for colour in (_MODEL, _ERROR)]
+    squares = [*marks[: len(parts) - 1], "□"]
     words = "&#8194;".join(f"{square} {name} {value}" for square, (name, _, value) in zip(squares, parts, strict=True))
     return f'{drawing}<br/><span style="font-size:12px">{words}</span>'
 

@@ -22,6 +22,7 @@ from constructions.errors import (
     UnsupportedExpressionError,
 )
 from constructions.from_sympy import from_sympy
+from constructions.removable import without_removable
 from constructions.trace import NotTraceable, by_name, evaluate_callable, trace, traced_assumption
 from verify import (
     Box,
@@ -181,6 +182,7 @@ def _from_expressions(expressions: tuple[Any, ...], domain: Any, norm: str) -> P
     missing = [s for s in free if s not in names]
     if missing:
         raise FreeSymbolError(symbols=missing, known=names)
+    expressions = tuple(without_removable(e) for e in expressions)
     table = from_sympy(expressions, names)
     target = ExpressionTarget(table)
     found = value_range(table, box)

@@ -18,7 +18,7 @@ __all__ = ["DEFINITIONS", "FUNCTIONS", "refused", "why_not"]
 FUNCTIONS: Mapping[type, str] = MappingProxyType({
     sp.exp: "exp", sp.log: "log", sp.sin: "sin", sp.cos: "cos", sp.tan: "tan", sp.sinh: "sinh", sp.cosh: "cosh",
     sp.tanh: "tanh", sp.asin: "asin", sp.acos: "acos", sp.atan: "atan", sp.asinh: "asinh", sp.acosh: "acosh",
-    sp.atanh: "atanh", sp.erf: "erf", sp.Abs: "abs",
+    sp.atanh: "atanh", sp.erf: "erf", sp.Abs: "abs", sp.sinc: "sinc",
 })  # fmt: skip
 """The kernel's functions of one argument."""
 
@@ -76,11 +76,6 @@ def why_not(e: Any) -> tuple[str, str]:
         return (
             "is a constant without an exact enclosure here",
             "Use pi, E, algebraic numbers, or a rational number near it.",
-        )
-    if isinstance(e, sp.sinc):
-        return (
-            "has a removable singularity, which cannot be enclosed",
-            "Write sin(u)/u if u = 0 is outside the domain, or pass f as a callable together with lipschitz=.",
         )
     if isinstance(e, _UNEVALUATED):
         return f"is an unevaluated {type(e).__name__}", "Evaluate it before, for example with f.doit()."

@@ -182,7 +182,6 @@ REFUSED = {
     "frac": (sp.frac(x), sp.frac(x), "discontinuous"),
     "delta": (sp.DiracDelta(x), sp.DiracDelta(x), "distribution"),
     "gamma": (sp.gamma(x + 2) + 1, sp.gamma(x + 2), "not supported"),
-    "sinc": (sp.sinc(x), sp.sinc(x), "removable"),
     "euler": (x + sp.EulerGamma, sp.EulerGamma, "exact enclosure"),
     "catalan": (x * sp.Catalan, sp.Catalan, "exact enclosure"),
     "imaginary": (sp.exp(sp.I * x), sp.I, "not real"),

@@ -9,7 +9,8 @@ believed. With |h_s - e_s| <= err_s, for the real function and for the float64 e
           |Delta_m| <= sum_s |U_ms| err_s + sum |U - alpha| sup |x| + sum |U - alpha| sup |n|.
   keys    K_j = sum_m a_jm U_m + b_j e_const + rho_j, for floats a, b found by least squares: any would do, rho is what they leave. So the
           head is one with logits <a_j, zhat> + b_j + <rho_j, h>, zhat = z + Delta, on the box of all zhat (`AffineHead`, logit_slack).
-  head    |head(zhat) - g(zhat)| <= delta on that box, rounding included: the bisection of a single head, in m <= 2 dimensions.
+  head    |head(zhat) - g(zhat)| <= delta on that box, rounding included: the bisection of a single head, in m <= 2 dimensions. Here g is
+          continued beyond the ends of its domain (continuation.py): z lies inside, zhat perhaps not.
   node    |head - n_i| <= delta + sup |g(zhat) - g(z)|, the last bounded piece by piece by a partial derivative times |Delta|, or by the
           range of g where that is smaller.
   slot    err_s grows by that of each node written to it, and by the rounding of the additions.
@@ -34,6 +35,7 @@ from verify.bisection import Bisection, Progress
 from verify.certificate import EXECUTION, Certificate, Status, unbounded
 from verify.circuit import CircuitHint
 from verify.circuit_ranges import affine_form, grown, ranges, variation
+from verify.continuation import continued
 from verify.domain import Box
 from verify.identity import prove_equal
 from verify.model import Head, Layer, Prefix, Transformer, forward
@@ -266,8 +268,9 @@ def _node(
     tolerance = hint.tolerances[i] if 0 < hint.tolerances[i] < math.inf else eps
     limits = [1.5 * tolerance, *(x for x in (20 * tolerance, 1e-4 * eps, 1e-2 * eps) if x > 1.5 * tolerance), eps]
     boxes = 0
+    function = continued(node.function)  # what is read may lie outside the domain of g, if only by delta
     for limit in limits:
-        found = _single(head, ExpressionTarget(node.function), box, limit, deadline, 2_000 if limit < eps else 20_000)
+        found = _single(head, ExpressionTarget(function), box, limit, deadline, 2_000 if limit < eps else 20_000)
         boxes += found.boxes
         if found.proved:
             break
@@ -275,7 +278,7 @@ def _node(
         raise _Refused(
             f"node {i} ({node.function}): its head is not within {limit:.3g} on [{lo}, {hi}]: {found.reason or found.status}"
         )
-    moved = variation(node.function, lo, hi, delta)
+    moved = variation(function, lo, hi, delta)
     return (found.error_upper + moved) * UP, boxes
 
 

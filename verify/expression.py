@@ -21,8 +21,9 @@ __all__ = ["CONSTANTS", "UNARY", "Expression", "ExpressionError", "Node", "plain
 
 UNARY = (
     "exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "asinh", "acosh", "atanh", "erf", "abs",
+    "sinc",
 )  # fmt: skip
-"""Functions of one argument."""
+"""Functions of one argument; sinc u is sin(u)/u, and 1 at u = 0."""
 CONSTANTS = {"pi": math.pi, "e": math.e}
 """Named real constants, with their float64 value (enclosed exactly in a proof)."""
 _VARIADIC = ("add", "mul", "min", "max")
@@ -202,6 +203,8 @@ def _float_value(node: Node, args: list[Any], columns: list[np.ndarray]) -> Any:
         from scipy.special import erf
 
         return erf(args[0])
+    if node.op == "sinc":  # NumPy's is sin(pi u)/(pi u)
+        return np.where(args[0] == 0, 1.0, np.sin(args[0]) / args[0])
     if node.op in _VARIADIC:
         step: Callable[[Any, Any], Any] = {"add": np.add, "mul": np.multiply, "min": np.minimum, "max": np.maximum}[
             node.op

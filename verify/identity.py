@@ -149,7 +149,7 @@ def _function(forms: NormalForms, op: str, u: Sum) -> Sum:
     if op == "atanh":
         ends = forms.log(forms.total(ONE, u)), forms.log(forms.difference(ONE, u))
         return forms.scaled(forms.difference(*ends), half)
-    return forms.opaque(op, u)  # asin, atan, asinh, acosh, erf
+    return forms.opaque(op, u)  # asin, atan, asinh, acosh, erf, sinc
 
 
 def _conditions(

@@ -28,7 +28,9 @@ from verify.ball import TINY, Ball, U, inverse
 from verify.expression import Expression, Node
 from verify.kinks import absolute, dense, extreme, negate, selection
 from verify.monomials import Jet, homogeneous_product, monomials
+from verify.nonnegative import not_negative
 from verify.precision import arb_bounds, working_precision
+from verify.sinc import sinc_coefficients
 
 __all__ = ["jets"]
 
@@ -61,12 +63,6 @@ def _range_product(a: Ball, b: Ball) -> Ball:
     return Ball.between(np.where(both, np.maximum(lo, 0.0), lo), hi)
 
 
-def _not_negative(x: Ball) -> Ball:
-    """The range of a sum of terms that are not negative."""
-    low = np.maximum(x.lower(), 0.0)
-    return Ball.between(np.where(x.lower() < 0, low, x.lower()), x.upper()) if (x.lower() < 0).any() else x
-
-
 def _sum(a: Ball | None, b: Ball | None) -> Ball | None:
     return b if a is None else a if b is None else a + b
 
@@ -88,6 +84,7 @@ def _monotone(
     floor: float = -np.inf,
     ceiling: float = np.inf,
     strict: bool = False,
+    sure: np.ndarray | None = None,
 ) -> Ball:
     """Range of an increasing function from the two ends of each ball (tight, and exact at the end of its domain).
 
@@ -101,7 +98,7 @@ def _monotone(
         a, b = float(lo[i]), float(hi[i])
         if not (np.isfinite(a) and np.isfinite(b)) or b < floor or a > ceiling:
             continue
-        if strict and (a < floor or b > ceiling):
+        if strict and ((a < floor and not (sure is not None and sure[i])) or b > ceiling):
             continue
         a, b = max(a, floor), min(b, ceiling)
         below = arb_bounds(function(flint.arb(a)))
@@ -159,14 +156,16 @@ def _self_referential(u: Jet, n: int, order: int, value: Ball, sign: float) -> J
     return y
 
 
-def _power(u: Jet, n: int, order: int, p: Fraction, strict: bool = False) -> Jet:
+def _power(
+    u: Jet, n: int, order: int, p: Fraction, strict: bool = False, sure: np.ndarray | None = None
+) -> Jet:
     if p.denominator == 1 and 0 <= p.numerator <= 64:
         return _integer_power(u, n, order, p.numerator)
     head = _head(u)
     if p.denominator > 1:
         with_sign = (lambda x: _real_power(x, p)) if p > 0 else (lambda x: 1 / _real_power(x, -p))
         if p > 0:
-            value = _monotone(head, with_sign, floor=0.0, strict=strict)
+            value = _monotone(head, with_sign, floor=0.0, strict=strict, sure=sure)
         else:  # decreasing on (0, inf)
             value = -_monotone(head, lambda x: -with_sign(x), floor=0.0, strict=strict)
     else:
@@ -242,6 +241,16 @@ def _product(factors: list[Jet], n: int, order: int) -> Jet:
     return out
 
 
+def _composed(u: Jet, coefficients: list[Ball], n: int, order: int) -> Jet:
+    """phi(u) from phi^(k)(u_0)/k!: the parts of sum_k a_k w^k, w = u - u_0, by Horner's scheme (w has no constant part)."""
+    w: Jet = [None, *u[1:]]
+    out = _constant(coefficients[order], 0)
+    for k in range(order - 1, -1, -1):
+        inner: Jet = [*out, None]
+        out = [coefficients[k], *(_times(w, inner, n, d) for d in range(1, order - k + 1))]
+    return out
+
+
 def _constant(value: Ball, order: int) -> Jet:
     return [value, *([None] * order)]
 
@@ -303,6 +312,8 @@ def _unary(op: str, u: Jet, n: int, order: int, boxes: int, strict: bool, thin: 
         return _self_referential(u, n, order, _monotone(head, lambda x: x.tanh()), -1.0)
     if op == "tan":
         return _self_referential(u, n, order, _elementwise(head, lambda x: x.tan()), 1.0)
+    if op == "sinc":
+        return _composed(u, sinc_coefficients(head, order), n, order)
     if op == "abs":
         return absolute(u, n, order, boxes, thin)
     return _integrated(op, u, n, order, strict)
@@ -330,6 +341,18 @@ def jets(expression: Expression, centre: Ball, radius: np.ndarray, order: int, s
     boxes, n = centre.shape
     thin = not centre.rad.any()
     table: list[Jet] = []
+    signs: list[np.ndarray] = []
+
+    def sign_of(argument: int) -> np.ndarray | None:
+        """Where an argument is certainly not negative; only strict evaluation asks."""
+        if not strict:
+            return None
+        for k in range(len(signs), argument + 1):
+            of = expression.nodes[k]
+            low = _constant_bounds(of)[0] if of.op == "const" else 0.0
+            signs.append(not_negative(of, signs, centre, low))
+        return signs[argument]
+
     with np.errstate(all="ignore"), working_precision(_PRECISION):
         for node in expression.nodes:
             args = [table[a] for a in node.args]
@@ -342,12 +365,10 @@ def jets(expression: Expression, centre: Ball, radius: np.ndarray, order: int, s
                 value = list(args[0])
                 for other in args[1:]:
                     value = [_sum(p, q) for p, q in zip(value, other, strict=True)]
-                if all(arg[0] is not None and (arg[0].lower() >= 0).all() for arg in args):
-                    value[0] = _not_negative(_head(value))
             elif node.op == "mul":
                 value = _product(args, n, order)
             elif node.op == "pow":
-                value = _power(args[0], n, order, Fraction(node.value or "1"), strict)
+                value = _power(args[0], n, order, Fraction(node.value or "1"), strict, sign_of(node.args[0]))
             elif node.op in ("min", "max"):
                 value = args[0]
                 for other in args[1:]:

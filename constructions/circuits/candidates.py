@@ -17,6 +17,7 @@ from constructions.circuits.known import Known
 from constructions.circuits.rewrite import Builder
 from constructions.errors import CompileError, UnsupportedExpressionError
 from constructions.from_sympy import from_sympy
+from constructions.removable import without_removable
 from verify.domain import Box
 
 __all__ = ["circuits_for"]
@@ -81,7 +82,7 @@ def _renamed(
             name += "_"
         symbols.append(sp.Symbol(name, positive=True) if least > 0 else sp.Symbol(name, real=True))
     new: dict[sp.Basic, sp.Basic] = dict(zip(variables, symbols, strict=True))
-    exact = [sp.sympify(e) for e in expressions]
+    exact = [without_removable(sp.sympify(e)) for e in expressions]
     for e in exact:
         new |= {number: sp.Rational(number) for number in e.atoms(sp.Float)}
     return [replaced(e, new) for e in exact], tuple(symbols)

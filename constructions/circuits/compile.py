@@ -20,6 +20,7 @@ import sympy as sp
 
 from constructions.circuits.allocate import allocate
 from constructions.circuits.candidates import circuits_for
+from constructions.circuits.clamp import clamped
 from constructions.circuits.ir import IR, Z1, Z2, Node, to_circuit
 from constructions.circuits.ladder import Ladder
 from constructions.circuits.library import heads_for
@@ -34,7 +35,7 @@ __all__ = ["CircuitProposal", "propose_circuits"]
 
 _TRIED = 6
 """Candidate circuits whose heads are worked out."""
-_SHARES = (0.93, 0.8, 0.6)
+_SHARES = (0.93, 0.8, 0.6, 0.4)
 """Of eps, given to the heads: the kernel's bounds are not first-order, and float64 rounds."""
 
 
@@ -67,10 +68,18 @@ class CircuitProposal:
 
 @dataclass(frozen=True, eq=False)
 class _Planned:
+    """A candidate with its ranges and sensitivities. served: with functions continued beyond their domains: what heads are built for."""
+
     ir: IR
+    served: IR
     circuit: Circuit
     known: list[NodeRange]
     weights: list[float]
+
+    @property
+    def continued(self) -> list[bool]:
+        """Which functions are."""
+        return [a.function != b.function for a, b in zip(self.ir.nodes, self.served.nodes, strict=True)]
 
 
 def propose_circuits(
@@ -109,15 +118,15 @@ def _planned(ir: IR, domain: Box) -> _Planned | None:
     if not all(np.isfinite([r.lo, r.hi, *r.reads[0], *r.reads[1]]).all() for r in known):
         return None
     weights = sensitivities(circuit, known)
-    return _Planned(plain, circuit, known, weights) if np.isfinite(weights).all() else None
+    return _Planned(plain, clamped(plain, known), circuit, known, weights) if np.isfinite(weights).all() else None
 
 
 def _allocated(plan: _Planned, domain: Box, budget: float, eps: float) -> CircuitProposal | None:
     """Heads for every node, or None where they cannot be had within the budget."""
     try:
         ladders = [
-            _ladder(node, *_served(known, budget, weight))
-            for node, known, weight in zip(plan.ir.nodes, plan.known, plan.weights, strict=True)
+            _ladder(node, *_served(known, 0.0 if continued else 1e-3))
+            for node, known, continued in zip(plan.served.nodes, plan.known, plan.continued, strict=True)
         ]
     except (
         ValueError,
@@ -159,11 +168,13 @@ def _constant(node: Node) -> float:
     return 0.0 if len(node.reads) == 1 else float(sp.Poly(node.function, Z1, Z2).coeff_monomial(1))
 
 
-def _served(known: NodeRange, budget: float, weight: float) -> tuple[np.ndarray, np.ndarray]:
-    """The range a head is built for: a little more than what is read, as what is read is a little wrong."""
+def _served(known: NodeRange, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """The range a head is built for: a little more (share of its width) than what is read, as what is read is a little wrong."""
     lo, hi = known.reads
+    if share == 0:  # the end of a function's domain, which bounds of ranges miss by a rounding
+        return np.round(lo, 9), np.round(hi, 9)
     width = hi - lo
     size = np.maximum(np.abs(lo), np.abs(hi))
-    margin = np.maximum(1e-3 * width, 1e-12 * size) if width.any() else 1e-9 * (1 + size)
+    margin = np.maximum(share * width, 1e-12 * size) if width.any() else 1e-9 * (1 + size)
     low, high = lo - margin, hi + margin
     return np.where((lo > 0) & (low <= 0), 0.5 * lo, low), np.where((hi < 0) & (high >= 0), 0.5 * hi, high)

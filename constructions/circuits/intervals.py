@@ -181,6 +181,39 @@ def _tangent_slope(lo: np.ndarray, hi: np.ndarray) -> Ends:
     return _even(lambda x: 1 + x * x)(*_tangent(lo, hi))
 
 
+_FALLS_UNTIL = 4.493409457909064
+"""The first root of tan u = u: the first minimum of sinc."""
+_STEEPEST = 0.4361819
+"""The largest |sinc'|."""
+
+
+def _sinc(lo: np.ndarray, hi: np.ndarray) -> Ends:
+    """sinc is even; beyond 0 its extrema are the u_k = (k + 1/2) pi - atan(1/u_k), with the values cos u_k, ever smaller in size."""
+    far = np.maximum(np.abs(lo), np.abs(hi))
+    near = np.where((lo <= 0) & (hi >= 0), 0.0, np.minimum(np.abs(lo), np.abs(hi)))
+    least, most = np.sort([np.sinc(near / math.pi), np.sinc(far / math.pi)], axis=0)
+    first = np.maximum(1.0, np.floor(near / math.pi - 0.5))
+    for k in (first, first + 1, first + 2):
+        u = (k + 0.5) * math.pi
+        for _ in range(6):
+            u = (k + 0.5) * math.pi - np.arctan(1 / u)
+        inside = (near <= u) & (u <= far)
+        least = np.where(inside, np.minimum(least, np.cos(u)), least)
+        most = np.where(inside, np.maximum(most, np.cos(u)), most)
+    return least, most
+
+
+def _sinc_slope(lo: np.ndarray, hi: np.ndarray) -> Ends:
+    """From the middle, as |sinc''| <= 1/3, and by the sign that it has up to the first minimum."""
+    middle = 0.5 * (lo + hi)
+    away = np.where(np.abs(middle) < 1e-3, 1.0, middle)
+    slope = np.where(np.abs(middle) < 1e-3, -middle / 3, (np.cos(away) - np.sin(away) / away) / away)
+    room = (hi - lo) / 6 + 1e-9
+    down, up = np.maximum(slope - room, -_STEEPEST), np.minimum(slope + room, _STEEPEST)
+    falls, rises = (lo >= 0) & (hi <= _FALLS_UNTIL), (hi <= 0) & (lo >= -_FALLS_UNTIL)
+    return np.where(rises, np.maximum(down, 0.0), down), np.where(falls, np.minimum(up, 0.0), up)
+
+
 _UNARY: Mapping[str, tuple[Callable[[np.ndarray, np.ndarray], Ends], Callable[[np.ndarray, np.ndarray], Ends]]]
 _UNARY = MappingProxyType({
     "exp": (_rising(np.exp), _rising(np.exp)),
@@ -199,5 +232,6 @@ _UNARY = MappingProxyType({
     "atanh": (_rising(np.arctanh), _even(lambda x: 1 / (1 - x * x))),
     "erf": (_rising(special.erf), _even(lambda x: 2 / math.sqrt(math.pi) * np.exp(-x * x))),
     "abs": (_even(np.abs), lambda lo, hi: (np.where(lo >= 0, 1.0, -1.0), np.where(hi <= 0, -1.0, 1.0))),
+    "sinc": (_sinc, _sinc_slope),
 })  # fmt: skip
 """By operation: ends of the range on [lo, hi], and of the derivative's range."""

@@ -80,7 +80,7 @@ def normalised(ir: IR) -> IR:
                 total = node_symbol(len(nodes) - 1)
             else:
                 nodes[last] = Node(nodes[last].reads, nodes[last].function + rest)
-        outputs.append(total)
+        outputs.append(sp.sympify(total))
     return IR(ir.variables, tuple(nodes), tuple(outputs))
 
 

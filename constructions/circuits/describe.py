@@ -1,0 +1,182 @@
+"""A circuit in words: its nodes with what they read and cost, its layers, and the backbone under it.
+
+Everything is read off the claim (the circuit, the places of its nodes, the prefix), so that a result loaded from a file is described like
+a fresh one. Shares of eps are estimates, to first order and from sampled errors; the proof adds up bounds of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import sympy as sp
+
+from constructions.captions import shortened
+from constructions.circuits.lower import sensitivities
+from constructions.plots.convergence import to_sympy
+from verify import Box, Expression
+from verify.circuit import CircuitHint, used_variables
+from verify.circuit_ranges import ranges
+
+if TYPE_CHECKING:
+    from constructions.compiled import Compiled
+
+__all__ = [
+    "NodeView",
+    "explained",
+    "hint_of",
+    "layer_tokens",
+    "layers_text",
+    "node_sensitivities",
+    "node_views",
+    "plain",
+    "slot_names",
+    "tokens_text",
+]
+
+_LONG_NUMBER = 8
+"""Characters of a rational number above which it is shown as a decimal."""
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """A node as it is shown. layer, head, slot: its place; function: in z, or z1 and z2; reads: what these are; tokens: of its head;
+    error: the sampled error that the head was built for; sources: indices of the variables (from 0) and nodes (from n) that it reads."""
+
+    name: str
+    layer: int
+    head: int
+    slot: int
+    function: str
+    reads: tuple[str, ...]
+    tokens: int
+    error: float
+    sources: tuple[int, ...]
+
+    @property
+    def arguments(self) -> str:
+        """What the function's variables are, as text: "z = x + y"."""
+        names = ("z",) if len(self.reads) == 1 else ("z1", "z2")
+        return ", ".join(f"{name} = {read}" for name, read in zip(names, self.reads, strict=True))
+
+
+def hint_of(c: Compiled) -> CircuitHint:
+    """The circuit that the model holds. Raises ValueError for a result that is no circuit."""
+    if c.claim.circuit is None:
+        raise ValueError(
+            f"method = {c.method!r}: this result is no circuit, it has no nodes. Compile with method='circuit', or read `keys` and `values`."
+        )
+    return c.claim.circuit
+
+
+def plain(expression: Expression) -> tuple[str, ...]:
+    """The outputs as text, numbers rounded for reading."""
+    shown = []
+    for e in to_sympy(expression):
+        long = {q: sp.Float(float(q), 5) for q in e.atoms(sp.Rational) if len(str(q)) > _LONG_NUMBER}
+        shown.append(sp.sstr(e.xreplace(long), full_prec=False))
+    return tuple(shown)
+
+
+def node_views(c: Compiled) -> tuple[NodeView, ...]:
+    """Every node with its place, function, reads and tokens. Raises ValueError for a result that is no circuit."""
+    hint = hint_of(c)
+    nodes = zip(hint.circuit.nodes, hint.places, hint.tolerances, strict=True)
+    return tuple(
+        NodeView(
+            f"n{i}",
+            *place,
+            plain(node.function)[0],
+            plain(node.reads),
+            _tokens(c, place[0], place[1]),
+            error,
+            tuple(sorted(used_variables(node.reads))),
+        )
+        for i, (node, place, error) in enumerate(nodes)
+    )
+
+
+def _tokens(c: Compiled, layer: int, head: int) -> int:
+    """0 for a place that the model does not have, as a file may name one."""
+    keys = c.prefix.keys
+    return len(keys[layer][head]) if 0 <= layer < len(keys) and 0 <= head < len(keys[layer]) else 0
+
+
+def node_sensitivities(c: Compiled) -> list[float]:
+    """How much an error of each node moves the worst output, to first order. Raises ValueError for a result that is no circuit."""
+    hint = hint_of(c)
+    assert isinstance(c.domain, Box)
+    return sensitivities(hint.circuit, ranges(hint.circuit, c.domain))
+
+
+def slot_names(c: Compiled) -> tuple[str, ...]:
+    """Names of the stream's coordinates: inputs, nodes (n0, or n0+n3 where several are added up), outputs (out0, ...), and "1".
+
+    Raises ValueError for a result that is no circuit.
+    """
+    hint, d = hint_of(c), len(c.model.offset)
+    names = [f"slot {s}" for s in range(d)]
+    for s, name in enumerate(hint.circuit.variables):
+        names[s] = name
+    for s in {s for _, _, s in hint.places if 0 <= s < d}:
+        names[s] = "+".join(f"n{i}" for i, place in enumerate(hint.places) if place[2] == s)
+    for i, row in enumerate(c.model.readout):
+        if (row != 0).sum() == 1:
+            names[int(abs(row).argmax())] = f"out{i}"
+    names[-1] = "1"
+    return tuple(names)
+
+
+def layer_tokens(c: Compiled) -> tuple[tuple[int, ...], ...]:
+    """Tokens of every head, by layer."""
+    return tuple(tuple(len(keys) for keys in layer) for layer in c.prefix.keys)
+
+
+def layers_text(c: Compiled) -> str:
+    """ "2 layers, 3 heads"."""
+    counts = [len(layer) for layer in layer_tokens(c)]
+    return f"{_count(len(counts), 'layer')}, {_count(sum(counts), 'head')}"
+
+
+def tokens_text(c: Compiled) -> str:
+    """The tokens of every head, heads of a layer joined by +, layers by |: "3 + 4 | 5"."""
+    return " | ".join(" + ".join(map(str, layer)) for layer in layer_tokens(c))
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def explained(c: Compiled) -> list[str]:
+    """Lines about the circuit: backbone, layers with their heads and nodes, outputs. Raises ValueError for a result that is no circuit."""
+    return ["Circuit", *("  " + line for line in (*_backbone(c), *_layers(c), *_outputs(c)))]
+
+
+def _backbone(c: Compiled) -> Iterator[str]:
+    names, k = slot_names(c), c.model.outputs
+    n, d = c.model.inputs, len(names)
+    heads = ", ".join(str(len(layer)) for layer in layer_tokens(c))
+    yield f"backbone  a residual stream of {d} slots: {', '.join(names)}"
+    yield f"          ({_count(n, 'input')}, {d - n - k - 1} for work, {_count(k, 'output')}, and the constant 1)"
+    yield f"          {_count(len(c.model.layers), 'layer')} of {heads} heads, identity weights: the same for every function of these sizes"
+
+
+def _layers(c: Compiled) -> Iterator[str]:
+    views, weights, names = node_views(c), node_sensitivities(c), slot_names(c)
+    for l, tokens in enumerate(layer_tokens(c)):
+        yield f"layer {l}   {_count(len(tokens), 'head')}, {_count(sum(tokens), 'token')}"
+        for view, weight in zip(views, weights, strict=True):
+            if view.layer == l:
+                where = names[view.slot] if 0 <= view.slot < len(names) else "?"
+                yield f"  {view.name} = {shortened(view.function, 160)},  {shortened(view.arguments, 240)}"
+                yield f"      head {view.head}, {_count(view.tokens, 'token')}, adds to slot {view.slot} ({where})"
+                share = weight * view.error / c.eps
+                yield f"      sensitivity {weight:.3g}, error {view.error:.3g}: {share:.2%} of eps"
+    total = sum(w * v.error for w, v in zip(weights, views, strict=True))
+    yield f"shares    {total / c.eps:.2%} of eps together (estimated: sampled errors, to first order; the proof adds up its own bounds)"
+
+
+def _outputs(c: Compiled) -> Iterator[str]:
+    for i, text in enumerate(plain(hint_of(c).circuit.outputs)):
+        yield f"{'outputs ' if i == 0 else ' ' * 8}  out{i} = {shortened(text, 240)}"
