@@ -86,7 +86,7 @@ def _nodes(c: Compiled) -> str:
     """A line for each node of a circuit, the first twenty."""
     views = node_views(c)
     lines = [
-        f"<div>{_text(v.name)} = {_text(v.function, 60)}, {_text(v.arguments, 80)} "
+        f"<div>{_text(v.name)} = {_text(v.function, 60)}, {_text(', '.join(v.bound), 80)} "
         f'<span style="opacity:.7">(layer {v.layer}, {v.tokens} tokens)</span></div>'
         for v in views[:_NODES]
     ]
@@ -120,10 +120,11 @@ def _budget_bar(c: Compiled) -> str:
     unused = downward(max(c.eps - cert.error_upper, 0.0))
     if together(cert):
         real, rounding = cert.error_upper, 0.0
-        label = f"approximation&#160;and&#160;rounding {upward(real)}, unused {unused}"
+        parts = [("approximation and rounding", upward(real)), ("unused", unused)]
     else:
         real, rounding = max(cert.error_upper - cert.rounding, 0.0), cert.rounding
-        label = f"approximation {upward(real)}, rounding {upward(rounding)}, unused {unused}"
+        parts = [("approximation", upward(real)), ("rounding", upward(rounding)), ("unused", unused)]
+    label = ", ".join(f"{name} {value}" for name, value in parts)
     shares = [min(max(x / c.eps, 0.0), 1.0) for x in (real, rounding)]
     first, second = (_WIDTH * s for s in shares)
     bar = (
@@ -132,10 +133,9 @@ def _budget_bar(c: Compiled) -> str:
         f'<rect x=".5" y=".5" width="{_WIDTH - 1}" height="11" fill="none" stroke="currentColor" stroke-opacity=".5"/>'
     )
     drawing = f'<svg role="img" aria-label="{label}" width="{_WIDTH}" height="12" viewBox="0 0 {_WIDTH} 12">{bar}</svg>'
-    parts = [p.partition(" ") for p in label.split(", ")]
     marks = [f'<span style="color:{colour}">■</span>' for colour in (_MODEL, _ERROR)]
     squares = [*marks[: len(parts) - 1], "□"]
-    words = "&#8194;".join(f"{square} {name} {value}" for square, (name, _, value) in zip(squares, parts, strict=True))
+    words = "&#8194;".join(f"{square} {name} {value}" for square, (name, value) in zip(squares, parts, strict=True))
     return f'{drawing}<br/><span style="font-size:12px">{words}</span>'
 
 

@@ -53,14 +53,29 @@ def removed_factors(product: sp.Mul) -> list[Any] | None:
 
 def _without_one_pole(product: Any) -> Any:
     factors = list(sp.Mul.make_args(product))
-    poles = [f for f in factors if isinstance(f, sp.Pow) and isinstance(f.exp, sp.Integer) and f.exp < 0]
     if not any(_sine(f) for f in factors):
         return None
+    factors = [part for f in factors for part in sp.Mul.make_args(_factored(f))]
+    poles = [f for f in factors if isinstance(f, sp.Pow) and isinstance(f.exp, sp.Integer) and f.exp < 0]
     for pole in sorted(poles, key=lambda f: int(f.exp)):
         rewritten = _cancelled(pole, [f for f in factors if f is not pole])
         if rewritten is not None:
             return sp.Mul(*rewritten)
     return None
+
+
+def _factored(factor: Any) -> Any:
+    """A power of a sum with a negative exponent, over the rationals: what vanishes may be hidden in a denominator that is expanded."""
+    if not (
+        isinstance(factor, sp.Pow) and factor.exp.is_Integer and factor.exp < 0 and isinstance(factor.base, sp.Add)
+    ):
+        return factor
+    if not _small(factor.base) or factor.base.has(sp.Float):
+        return factor
+    try:
+        return sp.factor(factor.base) ** factor.exp
+    except (sp.PolynomialError, ArithmeticError, NotImplementedError):
+        return factor
 
 
 def _sine(factor: Any) -> tuple[Any, int] | None:

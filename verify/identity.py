@@ -16,13 +16,14 @@ through the outward bounds of `verify.jets`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from verify.domain import Box
 from verify.expression import Expression, Node, rational
 from verify.normal_form import NormalForms
+from verify.signs import sign_on_box
 from verify.sums import ONE, Sum, Undecided
 
 __all__ = ["Identity", "prove_equal"]
@@ -69,11 +70,22 @@ def prove_equal(left: Expression, right: Expression, domain: Box) -> Identity:
                 return Identity(False, f"output {i}: the normal forms differ")
         known = _facts(forms, right, wanted)
         for node, condition in _conditions(forms, left, given, everywhere=True):
-            if not known.implies(condition):
+            if not known.implies(condition) and not _as_written(left, node, condition.kind, domain, forms.spend):
                 return Identity(False, f"node {node} ({left.nodes[node].op}) of the left side may be undefined")
     except (Undecided, RecursionError) as limit:
         return Identity(False, f"undecided: {limit}")
     return Identity(True)
+
+
+def _as_written(
+    expression: Expression, node: int, kind: str, domain: Box, spend: Callable[[int], None]
+) -> bool:
+    """Whether the range of a logarithm's or power's argument, as the table has it, meets the condition: (x - y)^2 + 1 is seen to be positive,
+    which its expanded form may hide."""
+    if expression.nodes[node].op not in ("log", "pow"):
+        return False
+    sign = sign_on_box(replace(expression, outputs=expression.nodes[node].args), domain, spend)
+    return sign.positive or (kind == "nonzero" and sign.negative) or (kind == "non_negative" and sign.non_negative)
 
 
 def _reached(expression: Expression, everywhere: bool) -> list[int]:

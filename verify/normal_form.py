@@ -56,7 +56,7 @@ class NormalForms(Sums):
             return self._repeated(s, q)
         c, powers, w = self.factored(s)
         if isinstance(q, int):
-            self._spend(abs(q) * max(c.numerator.bit_length(), c.denominator.bit_length()) // 64)
+            self.spend(abs(q) * max(c.numerator.bit_length(), c.denominator.bit_length()) // 64)
             return self._monomial(number_power(c, q), _raised(powers, q), self._times(w, Fraction(q)))
         known, rest = self._known(c, powers, strict=q < 0)
         out = self.product(

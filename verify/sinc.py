@@ -62,9 +62,7 @@ def _moved(m: flint.arb, order: int) -> list[flint.arb]:
     cut = order + _SERIES_MARGIN
     series = [_reciprocal((-1) ** (n // 2) * factorial(n + 1)) if n % 2 == 0 else flint.arb(0) for n in range(cut)]
     at_m = flint.arb_poly(series)(flint.arb_poly([m, flint.arb(1)]))
-    return [
-        at_m[k] + _ball(2 * _reciprocal(factorial(k) * factorial(cut - k) * (cut + 1))) for k in range(order + 1)
-    ]
+    return [at_m[k] + _ball(2 * _reciprocal(factorial(k) * factorial(cut - k) * (cut + 1))) for k in range(order + 1)]
 
 
 def _over(m: float, r: float, order: int) -> tuple[list[float], list[float]]:

@@ -75,7 +75,7 @@ class Sums:
         """The sum of sums."""
         out: dict[Monomial, Fraction] = {}
         for s in sums:
-            self._spend(len(s))
+            self.spend(len(s))
             for monomial, c in s.items():
                 value = out.get(monomial, 0) + c
                 if value:
@@ -99,7 +99,7 @@ class Sums:
         out: dict[Monomial, Fraction] = {}
         for (p, v), c in a.items():
             for (q, w), d in b.items():
-                self._spend(1 + len(p) + len(q))
+                self.spend(1 + len(p) + len(q))
                 powers, joined, coefficient = merged(p, q), self._join(v, w), self._checked(c * d)
                 if self._settled(powers):
                     terms: Sum = {(powers, joined): coefficient}
@@ -117,7 +117,7 @@ class Sums:
 
     def _shifted(self, s: Sum, by: Powers) -> Sum:
         """The product with powers of atoms, cancelled before they are expanded."""
-        self._spend(len(s) * (5 + len(by)))
+        self.spend(len(s) * (5 + len(by)))
         return self.total(*(self._monomial(c, merged(powers, by), w) for (powers, w), c in s.items()))
 
     def is_zero(self, s: Sum) -> bool:
@@ -208,8 +208,8 @@ class Sums:
 
     def _range_sign(self, s: Sum) -> Sign:
         try:
-            expression = table_of(s, self._atoms, self._sums, self.domain.dimension, self._spend)
-            return sign_on_box(expression, self.domain, self._spend)
+            expression = table_of(s, self._atoms, self._sums, self.domain.dimension, self.spend)
+            return sign_on_box(expression, self.domain, self.spend)
         except ExpressionError:  # a constant or exponent that a table refuses
             return Sign.unknown()
 
@@ -226,7 +226,7 @@ class Sums:
         if number not in self._sum_risks:
             found: set[tuple[str, int]] = set()
             for powers, w in s:
-                self._spend(1 + len(powers))
+                self.spend(1 + len(powers))
                 found |= self._risks(self._sums[w]) if w else set()
                 for atom, q in powers:
                     kind, args, _ = self._atoms[atom]
@@ -278,7 +278,7 @@ class Sums:
             depth = 1 + max((self._sum_depth[a] for a in args), default=0)
             if depth > _MAX_DEPTH:
                 raise Undecided(f"functions nested more than {_MAX_DEPTH} deep")
-            self._spend(10)
+            self.spend(10)
             self._atom_number[key] = len(self._atoms)
             self._atoms.append(key)
             self._atom_depth.append(depth)
@@ -286,7 +286,7 @@ class Sums:
 
     def _number(self, s: Sum) -> int:
         key = frozenset(s.items())
-        self._spend(len(key))
+        self.spend(len(key))
         if key not in self._sum_number:
             self._sum_number[key] = len(self._sums)
             depths = [self._atom_depth[a] for powers, _ in s for a, _q in powers]
@@ -401,7 +401,7 @@ class Sums:
             self._arguments.append(number)
         return number
 
-    def _spend(self, work: int) -> None:
+    def spend(self, work: int) -> None:
         self._work -= work
         if self._work < 0:
             raise Undecided("too much work")

@@ -35,7 +35,7 @@ __all__ = ["CircuitProposal", "propose_circuits"]
 
 _TRIED = 6
 """Candidate circuits whose heads are worked out."""
-_SHARES = (0.93, 0.8, 0.6, 0.4)
+_SHARES = (0.88, 0.7, 0.5, 0.35)
 """Of eps, given to the heads: the kernel's bounds are not first-order, and float64 rounds."""
 
 
@@ -95,15 +95,17 @@ def propose_circuits(
     plans = [
         p for ir in circuits_for(expressions, symbols, domain, limit=_TRIED) if (p := _planned(ir, domain)) is not None
     ]
+    given: set[tuple[int, tuple[tuple[int, float, float], ...]]] = set()
     for share in _SHARES:
         made = []
         for plan in plans:
             if time.monotonic() > deadline:
                 break
             found = _allocated(plan, domain, eps * share, eps)
-            if found is not None and found.length <= max_tokens:
+            if found is not None and found.length <= max_tokens and (id(plan), found.budget) not in given:
+                given.add((id(plan), found.budget))
                 made.append(found)
-        made.sort(key=lambda p: p.length)
+        made.sort(key=lambda p: (p.length, len(p.lowered.model.layers)))
         yield from made
 
 

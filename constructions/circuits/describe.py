@@ -6,15 +6,14 @@ a fresh one. Shares of eps are estimates, to first order and from sampled errors
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import sympy as sp
 
 from constructions.captions import shortened
 from constructions.circuits.lower import sensitivities
-from constructions.plots.convergence import to_sympy
 from verify import Box, Expression
 from verify.circuit import CircuitHint, used_variables
 from verify.circuit_ranges import ranges
@@ -41,7 +40,7 @@ _LONG_NUMBER = 8
 
 @dataclass(frozen=True)
 class NodeView:
-    """A node as it is shown. layer, head, slot: its place; function: in z, or z1 and z2; reads: what these are; tokens: of its head;
+    """A node as it is shown. layer, head, slot: its place; function: in the arguments; reads: what these are; tokens: of its head;
     error: the sampled error that the head was built for; sources: indices of the variables (from 0) and nodes (from n) that it reads."""
 
     name: str
@@ -49,16 +48,16 @@ class NodeView:
     head: int
     slot: int
     function: str
+    arguments: tuple[str, ...]
     reads: tuple[str, ...]
     tokens: int
     error: float
     sources: tuple[int, ...]
 
     @property
-    def arguments(self) -> str:
-        """What the function's variables are, as text: "z = x + y"."""
-        names = ("z",) if len(self.reads) == 1 else ("z1", "z2")
-        return ", ".join(f"{name} = {read}" for name, read in zip(names, self.reads, strict=True))
+    def bound(self) -> tuple[str, ...]:
+        """What each argument is, as text: "z = x + y"."""
+        return tuple(f"{name} = {read}" for name, read in zip(self.arguments, self.reads, strict=True))
 
 
 def hint_of(c: Compiled) -> CircuitHint:
@@ -72,6 +71,8 @@ def hint_of(c: Compiled) -> CircuitHint:
 
 def plain(expression: Expression) -> tuple[str, ...]:
     """The outputs as text, numbers rounded for reading."""
+    from constructions.plots.convergence import to_sympy  # plots import this module
+
     shown = []
     for e in to_sympy(expression):
         long = {q: sp.Float(float(q), 5) for q in e.atoms(sp.Rational) if len(str(q)) > _LONG_NUMBER}
@@ -82,19 +83,20 @@ def plain(expression: Expression) -> tuple[str, ...]:
 def node_views(c: Compiled) -> tuple[NodeView, ...]:
     """Every node with its place, function, reads and tokens. Raises ValueError for a result that is no circuit."""
     hint = hint_of(c)
-    nodes = zip(hint.circuit.nodes, hint.places, hint.tolerances, strict=True)
-    return tuple(
-        NodeView(
-            f"n{i}",
-            *place,
-            plain(node.function)[0],
-            plain(node.reads),
-            _tokens(c, place[0], place[1]),
-            error,
-            tuple(sorted(used_variables(node.reads))),
-        )
-        for i, (node, place, error) in enumerate(nodes)
-    )
+    letter = _letter(hint.circuit.variables)
+    views = []
+    for i, (node, place, error) in enumerate(zip(hint.circuit.nodes, hint.places, hint.tolerances, strict=True)):
+        arguments = tuple(letter + name[1:] for name in node.function.variables)
+        function = plain(replace(node.function, variables=arguments))[0]
+        sources = tuple(sorted(used_variables(node.reads)))
+        tokens = _tokens(c, place[0], place[1])
+        views.append(NodeView(f"n{i}", *place, function, arguments, plain(node.reads), tokens, error, sources))
+    return tuple(views)
+
+
+def _letter(variables: Sequence[str]) -> str:
+    """What arguments of nodes are shown as: z, unless that is (or starts) the name of a variable."""
+    return next((letter for letter in "zutsvq" if not any(name.startswith(letter) for name in variables)), "z")
 
 
 def _tokens(c: Compiled, layer: int, head: int) -> int:
@@ -169,12 +171,12 @@ def _layers(c: Compiled) -> Iterator[str]:
         for view, weight in zip(views, weights, strict=True):
             if view.layer == l:
                 where = names[view.slot] if 0 <= view.slot < len(names) else "?"
-                yield f"  {view.name} = {shortened(view.function, 160)},  {shortened(view.arguments, 240)}"
+                yield f"  {view.name} = {shortened(view.function, 160)},  {shortened(', '.join(view.bound), 240)}"
                 yield f"      head {view.head}, {_count(view.tokens, 'token')}, adds to slot {view.slot} ({where})"
                 share = weight * view.error / c.eps
-                yield f"      sensitivity {weight:.3g}, error {view.error:.3g}: {share:.2%} of eps"
+                yield f"      sensitivity {weight:.3g}, error {view.error:.3g}: {100 * share:.2g} % of eps"
     total = sum(w * v.error for w, v in zip(weights, views, strict=True))
-    yield f"shares    {total / c.eps:.2%} of eps together (estimated: sampled errors, to first order; the proof adds up its own bounds)"
+    yield f"shares    {100 * total / c.eps:.3g} % of eps together (estimated: sampled errors, to first order; the proof adds up its own bounds)"
 
 
 def _outputs(c: Compiled) -> Iterator[str]:

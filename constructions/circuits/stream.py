@@ -38,7 +38,9 @@ class Trace:
             rows.append([name, *pairs, f"{value[-1] - ideal[-1]:.2e}"])
         widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
         lines = (
-            "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True)))
+            "  ".join(
+                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True))
+            )
             for r in (head, *rows)
         )
         return "\n".join(lines)
