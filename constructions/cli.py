@@ -251,14 +251,15 @@ def _plot(
     except ImportError as error:
         raise _Refused("plotting needs matplotlib: pip install 'prefix-compiler[plot]'") from error
     from constructions.compiled import load
-    from constructions.plots import SPHERE_KINDS, plot
+    from constructions.plots import CIRCUIT_KINDS, SPHERE_KINDS, plot
     from constructions.plots.style import dressed
     from verify.artefact import write_whole
 
     if eps and kind != "convergence":
         raise _Refused("--eps belongs to --kind convergence; the other pictures show the one that is in the file.")
-    if kind not in SPHERE_KINDS:  # the longer list
-        raise _Refused(f"--kind {kind!r} is unknown. Choose among: {', '.join(SPHERE_KINDS)}.")
+    kinds = list(dict.fromkeys([*SPHERE_KINDS, *CIRCUIT_KINDS]))
+    if kind not in kinds:
+        raise _Refused(f"--kind {kind!r} is unknown. Choose among: {', '.join(kinds)}.")
     compiled = load(file)
     figure = Figure(figsize=(7.2, 4.6), layout="constrained", facecolor="white")
     options: dict[str, Any] = (
