@@ -77,9 +77,7 @@ def prove_equal(left: Expression, right: Expression, domain: Box) -> Identity:
     return Identity(True)
 
 
-def _as_written(
-    expression: Expression, node: int, kind: str, domain: Box, spend: Callable[[int], None]
-) -> bool:
+def _as_written(expression: Expression, node: int, kind: str, domain: Box, spend: Callable[[int], None]) -> bool:
     """Whether the range of a logarithm's or power's argument, as the table has it, meets the condition: (x - y)^2 + 1 is seen to be positive,
     which its expanded form may hide."""
     if expression.nodes[node].op not in ("log", "pow"):

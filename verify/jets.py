@@ -156,9 +156,7 @@ def _self_referential(u: Jet, n: int, order: int, value: Ball, sign: float) -> J
     return y
 
 
-def _power(
-    u: Jet, n: int, order: int, p: Fraction, strict: bool = False, sure: np.ndarray | None = None
-) -> Jet:
+def _power(u: Jet, n: int, order: int, p: Fraction, strict: bool = False, sure: np.ndarray | None = None) -> Jet:
     if p.denominator == 1 and 0 <= p.numerator <= 64:
         return _integer_power(u, n, order, p.numerator)
     head = _head(u)

@@ -16,9 +16,7 @@ _WITH_ARGUMENT = ("sinh", "tanh", "asinh", "atanh", "asin", "atan", "erf", "acos
 """Increasing functions that vanish at 0 (or start there): not negative where their argument is not."""
 
 
-def not_negative(
-    node: Node, signs: list[np.ndarray], centre: Ball, constant_low: float
-) -> np.ndarray:
+def not_negative(node: Node, signs: list[np.ndarray], centre: Ball, constant_low: float) -> np.ndarray:
     """For each box, whether the node's value is >= 0 at every point where it is defined.
 
     signs: those of all earlier nodes; centre: the boxes, as balls (boxes, n); constant_low: a lower bound of a constant's value. Rules: sums and

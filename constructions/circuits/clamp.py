@@ -25,7 +25,9 @@ _NEAR = 1e-6
 def clamped(ir: IR, known: list[NodeRange]) -> IR:
     """The circuit with functions continued beyond the ends of their domains where what they read comes that close."""
     nodes = [
-        Node(node.reads, _continued(node.function, float(r.reads[0][0]), float(r.reads[1][0]))) if len(node.reads) == 1 else node
+        Node(node.reads, _continued(node.function, float(r.reads[0][0]), float(r.reads[1][0])))
+        if len(node.reads) == 1
+        else node
         for node, r in zip(ir.nodes, known, strict=True)
     ]
     return IR(ir.variables, tuple(nodes), ir.outputs)
