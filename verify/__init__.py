@@ -13,6 +13,8 @@ from verify.prove import Claim, prove
 from verify.regularity import Enclosed, lipschitz_constant, value_range
 from verify.sequences import Sequences
 from verify.sphere import Sphere, SphereError
+from verify.statement import Statement, StatementError, Verdict
+from verify.statement_file import Stated, check_statement, load_statement, save_statement
 from verify.target import ExpressionTarget, GridTarget, LipschitzTarget, Provenance, Target, TargetError
 
 __all__ = [
@@ -39,18 +41,25 @@ __all__ = [
     "Sequences",
     "Sphere",
     "SphereError",
+    "Stated",
+    "Statement",
+    "StatementError",
     "Status",
     "Target",
     "TargetError",
     "Transformer",
+    "Verdict",
     "ZigZag",
     "alternation",
     "check",
+    "check_statement",
     "forward",
     "lipschitz_constant",
     "load",
+    "load_statement",
     "prove",
     "save",
+    "save_statement",
     "value_range",
     "zigzag",
 ]

@@ -34,7 +34,18 @@ from verify.sequences import Sequences
 from verify.sphere import Sphere
 from verify.target import LipschitzTarget, TargetError, target_from
 
-__all__ = ["FORMAT", "VERSION", "Artefact", "ArtefactError", "check", "load", "save"]
+__all__ = [
+    "FORMAT",
+    "VERSION",
+    "Artefact",
+    "ArtefactError",
+    "check",
+    "content_hash",
+    "load",
+    "read_parts",
+    "save",
+    "write_whole",
+]
 
 FORMAT = "prefix-compiler"
 VERSION = "1"
@@ -87,9 +98,8 @@ def write_whole(target: Path, data: bytes) -> None:
             os.unlink(temporary)
 
 
-def load(path: str | os.PathLike[str]) -> Artefact:
-    """Read an artefact. Executes nothing that is stored. Raises ArtefactError naming the file and the field."""
-    target = Path(path)
+def read_parts(target: Path) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays and the JSON document of a file of this format, its hash checked. Raises ArtefactError naming the file and the field."""
     if not target.is_file():
         raise ArtefactError(f"{target}: no such file")
     try:
@@ -114,8 +124,20 @@ def load(path: str | os.PathLike[str]) -> Artefact:
         raise ArtefactError(
             f"{target}: field 'sha256' does not match the content; the file was changed after it was written"
         )
+    return arrays, metadata["document"]
+
+
+def load(path: str | os.PathLike[str]) -> Artefact:
+    """Read an artefact. Executes nothing that is stored. Raises ArtefactError naming the file and the field."""
+    target = Path(path)
+    arrays, text = read_parts(target)
     try:
-        return _unpack(arrays, json.loads(metadata["document"]))
+        document = json.loads(text)
+        if "statement" in document:
+            raise ArtefactError(f"{target}: holds a statement, not a compiled prefix; see `verify.load_statement`")
+        return _unpack(arrays, document)
+    except ArtefactError:
+        raise
     except (ModelError, TargetError, ExpressionError, CertificateError, CircuitError, BoxError) as error:
         raise ArtefactError(f"{target}: {error}") from error
     except KeyError as error:
