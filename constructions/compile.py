@@ -54,7 +54,7 @@ def compile_prefix(
     Sequences(T, Box(...)): f maps T tokens to T tokens, as expressions in the flattened coordinates `domain.names`.
     method: "auto" (the shortest that is proved); on a box "circuit" (several layers), "head" (the shortest single
     head), "minimax", "bernstein", "laplacian" or "covering"; on a sphere "split",
-    "core" or "classical"; for sequences "sequence", "shifted" or "two-layer".
+    "core" or "classical"; for sequences "circuit", "two-layer", "shifted" or "sequence".
     lipschitz, norm: declared constant of a black box, |f(x) - f(y)|_inf <= lipschitz |x - y|_norm (on a sphere always the geodesic
     distance). The proof is then conditional on it.
     max_tokens: refuse, before building, what would need more. effort: seconds to spend on a shorter prefix.

@@ -241,9 +241,10 @@ class Compiled:
         return explain(self)
 
     def trace(self, x: Any) -> Trace:
-        """For a circuit: what every slot of the stream holds after every layer at one point x (n,), beside what the circuit says it should.
+        """For a circuit: what every slot of the stream holds after every layer at one point x (n,), or in one sequence (T, n), beside what
+        the circuit says it should.
 
-        Raises ValueError for a result that is no circuit, or a point of the wrong shape.
+        Raises ValueError for a result that is no circuit, or a point or sequence of the wrong shape.
         """
         from constructions.circuits.stream import trace
 

@@ -40,6 +40,12 @@ __all__ = ["Bisection", "Bounds", "Progress"]
 
 _MAX_WORK = 1e11
 """Moments of tokens over all boxes (tokens * order^n each) after which a proof gives up: some minutes."""
+_FEW_REACH = 200.0
+"""Spread of logits on a region beyond which it pays to see which of a few tokens matter there."""
+_MOST_IDLE = 60
+"""Cuts in a row that drop no token."""
+_MOST_CUTS = 400
+"""Cuts for the sake of a few tokens: hostile slopes meet everywhere."""
 
 Progress = Callable[[float, str], None]
 """Called with the fraction of the domain that is done and a few words."""
@@ -245,6 +251,7 @@ class Bisection:
     def regions(self) -> Iterator[tuple[Tokens, Region]]:
         """Regions of the domain with the tokens that matter there; cut as long as that drops tokens."""
         stack = [(self.all_tokens(), region, 0) for region in reversed(charts(self.domain))]
+        cuts = 0
         while stack:
             tokens, region, idle = stack.pop()
             if not self.head.normalised:  # no token of a sum is negligible because of another
@@ -259,10 +266,13 @@ class Bisection:
             reach = np.ptp(cell.along(slopes[None])[0][0], axis=0)[: self.m] * 2
             axis = int(np.argmax(reach))
             middle = lo[axis] + (hi[axis] - lo[axis]) * 0.5
-            few = len(tokens.index) <= 48 or reach.max() < 24 or idle > 3 * self.m
-            if few or not lo[axis] < middle < hi[axis]:
+            # on a line tokens far apart in slope meet at a few points only, however close to them one has to look
+            patience = _MOST_IDLE if self.m == 1 and len(tokens.index) <= 48 and cuts < _MOST_CUTS else 3 * self.m
+            enough = not reach.max() >= (24 if len(tokens.index) > 48 else _FEW_REACH) or idle > patience
+            if enough or (self.m > 1 and len(tokens.index) <= 48) or not lo[axis] < middle < hi[axis]:
                 yield tokens, region
                 continue
+            cuts += 1
             left, right = hi.copy(), lo.copy()
             left[axis] = right[axis] = middle
             stack += [

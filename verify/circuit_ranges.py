@@ -18,6 +18,8 @@ __all__ = ["NodeRange", "affine_form", "grown", "ranges", "variation"]
 
 _CELLS = 1024
 _PIECES = 128
+_ROUNDS, _CLOSE = 8, 1.2
+"""How often pieces are cut again, and how close to the guess a bound of the variation should come."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,13 +160,36 @@ def variation(
         edges.append(np.unique(np.clip(points, a, b)))
     low = np.stack([g.ravel() for g in np.meshgrid(*[e[:-1] for e in edges], indexing="ij")], axis=1)
     high = np.stack([g.ravel() for g in np.meshgrid(*[e[1:] for e in edges], indexing="ij")], axis=1)
+    worst, least = _moved(function, low, high, lo, hi, delta)
+    for _ in range(_ROUNDS):
+        # an enclosure of a slope on a wide piece may be far too large: cut where it is the largest
+        top = worst > np.maximum(_CLOSE * np.nanmax(np.append(least, 0.0)), 0.25 * worst.max())
+        if not top.any() or not np.isfinite(worst.max()) or top.sum() > 4 * _PIECES:
+            break
+        axis = np.argmax((high - low)[top], axis=1)
+        middle = low[top] + 0.5 * (high - low)[top]
+        rows = np.arange(len(middle))
+        left, right = high[top].copy(), low[top].copy()
+        left[rows, axis] = right[rows, axis] = middle[rows, axis]
+        low, high = np.concatenate([low[~top], low[top], right]), np.concatenate([high[~top], left, high[top]])
+        more = _moved(function, low[-2 * len(rows) :], high[-2 * len(rows) :], lo, hi, delta)
+        worst, least = (np.concatenate([old[~top], new]) for old, new in zip((worst, least), more, strict=True))
+    return float(worst.max()) * UP + TINY
+
+
+def _moved(
+    function: Expression, low: np.ndarray, high: np.ndarray, lo: np.ndarray, hi: np.ndarray, delta: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """For pieces [low, high]: an upper bound of the variation, and what the slope at the middle suggests (a guess)."""
+    m = len(lo)
     low, high = np.maximum(low - delta * UP, lo), np.minimum(high + delta * UP, hi)
     with np.errstate(all="ignore"):
         found = jets(function, Ball.between(low, high), np.ones_like(low), 1)[0]
         width = np.full(len(low), np.inf) if found[0] is None else 2 * found[0].rad[:, 0] * UP
         if found[1] is None:
-            slope = np.zeros(len(low))
+            slope = guess = np.zeros(len(low))
         else:
             slope = (found[1].magnitude() * delta).sum(axis=1) * (1 + gamma(m + 4))
+            guess = (np.abs(found[1].mid) * delta).sum(axis=1)
         worst = np.fmin(np.where(np.isnan(slope), np.inf, slope), np.where(np.isnan(width), np.inf, width))
-    return float(worst.max()) * UP + TINY
+    return worst, np.minimum(np.where(np.isnan(guess), 0.0, guess), worst)

@@ -40,7 +40,7 @@ from verify.regularity import value_range
 from verify.sequences import Sequences
 from verify.target import ExpressionTarget
 
-__all__ = ["gathered_head", "prove_gathered"]
+__all__ = ["first_layer", "gathered_head", "prove_gathered", "within_floats"]
 
 
 def gathered_head(model: Transformer, prefix: Prefix, domain: Sequences, position: int) -> AffineHead:
@@ -60,14 +60,15 @@ def gathered_head(model: Transformer, prefix: Prefix, domain: Sequences, positio
     if head.attends_to_data:
         raise UnsupportedModelError("gathered: the second layer's head attends to its prefix alone")
     with np.errstate(all="ignore"):
-        _within_floats(model, prefix, domain)
-        linear, constant, slack = _first_layer(model, prefix, domain, position)
+        within_floats(model, prefix, domain)
+        linear, constant, slack = first_layer(model, prefix, domain, position)
         return _second_layer(model, head, prefix, domain, linear, constant, slack)
 
 
-def _within_floats(model: Transformer, prefix: Prefix, domain: Sequences) -> None:
-    """Refuse models whose products may leave float64's range: entries beyond 2^+-150 in frozen matrices, beyond 1e150 in a prefix, or a
-    stream that is not bounded all over the domain (propagate.py bounds the execution as well, slots that nothing reads included)."""
+def within_floats(model: Transformer, prefix: Prefix, domain: Sequences) -> None:
+    """Raise UnsupportedModelError for models whose products may leave float64's range: entries beyond 2^+-150 in frozen matrices, beyond
+    1e150 in a prefix, or a stream that is not bounded all over the domain (propagate.py bounds the execution as well, slots that nothing
+    reads included)."""
     frozen = [("embedding", model.embedding), ("offset", model.offset), ("readout", model.readout)]
     frozen += [] if model.positions is None else [("positions", model.positions)]
     for l, layer in enumerate(model.layers):
@@ -163,8 +164,11 @@ def _one_layer(head: AffineHead) -> tuple[Transformer, Prefix]:
     return Transformer(embedding, offset, (layer,), np.eye(k)), Prefix(((keys,),), ((head.values,),))
 
 
-def _first_layer(model: Transformer, prefix: Prefix, domain: Sequences, t: int) -> tuple[Ball, Ball, np.ndarray]:
-    """A (width, T d) and c (width,) as balls, and a bound (width,) of what the execution of layer 1 adds on the domain."""
+def first_layer(model: Transformer, prefix: Prefix, domain: Sequences, t: int) -> tuple[Ball, Ball, np.ndarray]:
+    """A (width, T d) and c (width,) as balls for token t, and a bound (width,) of what the execution of layer 1 adds on the domain.
+
+    For softmax heads. Raises UnsupportedModelError if their scores depend on the data, or are not resolved in float64.
+    """
     layer, E = model.layers[0], model.embedding
     d, T = model.inputs, domain.T
     constants = np.broadcast_to(model.offset, (T, len(model.offset)))

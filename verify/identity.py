@@ -62,8 +62,16 @@ def prove_equal(left: Expression, right: Expression, domain: Box) -> Identity:
         return Identity(False, f"the box names {domain.names}, the expressions {right.variables}")
     if len(left.outputs) != len(right.outputs):
         return Identity(False, f"{len(left.outputs)} and {len(right.outputs)} outputs")
+    found = _compared(left, right, NormalForms(domain), domain)
+    if not found and _takes_roots(left):
+        again = _compared(left, right, NormalForms(domain, squares_kept=True), domain)
+        return again if again else found
+    return found
+
+
+def _compared(left: Expression, right: Expression, forms: NormalForms, domain: Box) -> Identity:
+    """The same by one kind of normal form."""
     try:
-        forms = NormalForms(domain)
         given, wanted = _values(forms, left), _values(forms, right)
         for i, (a, b) in enumerate(zip(left.outputs, right.outputs, strict=True)):
             if not forms.is_zero(forms.difference(given[a], wanted[b])):
@@ -75,6 +83,10 @@ def prove_equal(left: Expression, right: Expression, domain: Box) -> Identity:
     except (Undecided, RecursionError) as limit:
         return Identity(False, f"undecided: {limit}")
     return Identity(True)
+
+
+def _takes_roots(expression: Expression) -> bool:
+    return any(node.op == "pow" and rational(node.value or "1").denominator > 1 for node in expression.nodes)
 
 
 def _as_written(expression: Expression, node: int, kind: str, domain: Box, spend: Callable[[int], None]) -> bool:

@@ -18,13 +18,14 @@ dimension with products of homogeneous parts. Zeroth parts come from python-flin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import flint
 import numpy as np
 
 from verify.ball import TINY, Ball, U, inverse
+from verify.conjugate import conjugates, sharpened
 from verify.expression import Expression, Node
 from verify.kinks import absolute, dense, extreme, negate, selection
 from verify.monomials import Jet, homogeneous_product, monomials
@@ -65,6 +66,14 @@ def _range_product(a: Ball, b: Ball) -> Ball:
 
 def _sum(a: Ball | None, b: Ball | None) -> Ball | None:
     return b if a is None else a if b is None else a + b
+
+
+def _total(table: list[Jet], which: Sequence[int]) -> Ball:
+    """The sum of the values of some nodes."""
+    out = _head(table[which[0]])
+    for k in which[1:]:
+        out = out + _head(table[k])
+    return out
 
 
 def _elementwise(x: Ball, function: Callable[[flint.arb], flint.arb]) -> Ball:
@@ -340,6 +349,7 @@ def jets(expression: Expression, centre: Ball, radius: np.ndarray, order: int, s
     thin = not centre.rad.any()
     table: list[Jet] = []
     signs: list[np.ndarray] = []
+    special = conjugates(expression)
 
     def sign_of(argument: int) -> np.ndarray | None:
         """Where an argument is certainly not negative; only strict evaluation asks."""
@@ -348,7 +358,7 @@ def jets(expression: Expression, centre: Ball, radius: np.ndarray, order: int, s
         for k in range(len(signs), argument + 1):
             of = expression.nodes[k]
             low = _constant_bounds(of)[0] if of.op == "const" else 0.0
-            signs.append(not_negative(of, signs, centre, low))
+            signs.append(not_negative(of, expression.nodes, signs, centre, low))
         return signs[argument]
 
     with np.errstate(all="ignore"), working_precision(_PRECISION):
@@ -363,6 +373,9 @@ def jets(expression: Expression, centre: Ball, radius: np.ndarray, order: int, s
                 value = list(args[0])
                 for other in args[1:]:
                     value = [_sum(p, q) for p, q in zip(value, other, strict=True)]
+                kind, whole = special.get(len(table)), value[0]
+                if kind is not None and kind.rest and whole is not None:
+                    value[0] = sharpened(whole, _total(table, kind.others), _total(table, kind.rest))
             elif node.op == "mul":
                 value = _product(args, n, order)
             elif node.op == "pow":

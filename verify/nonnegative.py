@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 
 from verify.ball import Ball
+from verify.dominance import dominated
 from verify.expression import Node
 
 __all__ = ["not_negative"]
@@ -16,11 +18,14 @@ _WITH_ARGUMENT = ("sinh", "tanh", "asinh", "atanh", "asin", "atan", "erf", "acos
 """Increasing functions that vanish at 0 (or start there): not negative where their argument is not."""
 
 
-def not_negative(node: Node, signs: list[np.ndarray], centre: Ball, constant_low: float) -> np.ndarray:
+def not_negative(
+    node: Node, nodes: Sequence[Node], signs: list[np.ndarray], centre: Ball, constant_low: float
+) -> np.ndarray:
     """For each box, whether the node's value is >= 0 at every point where it is defined.
 
-    signs: those of all earlier nodes; centre: the boxes, as balls (boxes, n); constant_low: a lower bound of a constant's value. Rules: sums and
-    products of such terms, a product of a factor with itself, even powers, powers of such a base, functions that are.
+    nodes: the table; signs: those of all earlier nodes; centre: the boxes, as balls (boxes, n); constant_low: a lower bound of a constant's
+    value. Rules: sums and products of such terms, sums that squares dominate, a product of a factor with itself, even powers, powers of
+    such a base, functions that are.
     """
     args = [signs[a] for a in node.args]
     none = np.zeros(centre.shape[0], dtype=bool)
@@ -29,7 +34,9 @@ def not_negative(node: Node, signs: list[np.ndarray], centre: Ball, constant_low
     if node.op == "const":
         return np.full(len(none), constant_low >= 0)
     if node.op == "add":
-        return np.logical_and.reduce(args)
+        plain = np.logical_and.reduce(args)
+        enough, others = (False, []) if plain.all() else dominated(nodes, node)
+        return plain | np.logical_and.reduce([~none, *(signs[i] for i in others)]) if enough else plain
     if node.op == "mul":
         odd = [a for a in set(node.args) if node.args.count(a) % 2 == 1]
         return np.logical_and.reduce([signs[a] for a in odd]) if odd else ~none

@@ -39,8 +39,8 @@ __all__ = ["NormalForms"]
 class NormalForms(Sums):
     """Sums with the elementary functions."""
 
-    def __init__(self, domain: Box) -> None:
-        super().__init__(domain)
+    def __init__(self, domain: Box, squares_kept: bool = False) -> None:
+        super().__init__(domain, squares_kept)
         self._factored: dict[int, tuple[Fraction, Powers, int]] = {}
 
     def power(self, s: Sum, q: Fraction | int) -> Sum:
@@ -52,7 +52,7 @@ class NormalForms(Sums):
             if q < 0:
                 raise Undecided("a division by zero")
             return {}
-        if len(s) > 1 and isinstance(q, int) and q > 0:
+        if len(s) > 1 and isinstance(q, int) and (q == 1 or (q > 0 and not (self.squares_kept and self._rooted(s)))):
             return self._repeated(s, q)
         c, powers, w = self.factored(s)
         if isinstance(q, int):

@@ -24,6 +24,7 @@ from verify.certificate import EXECUTION, Certificate, Status, unbounded
 from verify.charts import charts
 from verify.circuit import CircuitHint
 from verify.circuit_proof import prove_circuit
+from verify.circuit_sequences import prove_circuit_on_sequences
 from verify.domain import Box
 from verify.gathered import prove_gathered
 from verify.model import Prefix, Transformer
@@ -179,11 +180,18 @@ def _circuit(claim: Claim, domain: Box, hint: CircuitHint, seconds: float, progr
 def _sequences(
     claim: Claim, domain: Sequences, max_boxes: int, seconds: float, progress: Progress | None
 ) -> Certificate:
-    """A claim about sequences: two layers that gather and then read by Taylor models, anything else by balls through all layers."""
+    """A claim about sequences: one that comes with its circuit, head by head; two layers that gather and then read by Taylor models;
+    anything else by balls through all layers."""
     assert isinstance(claim.target, ExpressionTarget)
     start = time.monotonic()
     seen = value_range(claim.target.expression, domain.flattened, tightness=math.inf, deadline=start + seconds)
     noted = (EXECUTION, *_taken_as_defined(seen))
+    if claim.circuit is not None and not domain.gaps:
+        if seen.bad is not None:
+            reason = "the target is undefined or unbounded, or seems so"
+            return unbounded(claim.eps, 0, reason, seen.bad, assumptions=noted)
+        parts = (claim.model, claim.prefix, claim.target, domain, claim.eps, claim.circuit)
+        return replace(prove_circuit_on_sequences(*parts, seconds=seconds, progress=progress), assumptions=noted)
     if not domain.gaps and len(claim.model.layers) == 2:
         parts = (claim.model, claim.prefix, claim.target, domain, claim.eps)
         found = prove_gathered(*parts, max_boxes=max_boxes, seconds=seconds, progress=progress)

@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -115,5 +115,5 @@ class Statement(ABC):
 
     @classmethod
     @abstractmethod
-    def from_json(cls, data: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+    def from_json(cls, data: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Statement:
         """The inverse of `to_json`. Raises StatementError, KeyError, TypeError or ValueError for anything else."""

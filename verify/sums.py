@@ -31,7 +31,7 @@ ONE: Sum = MappingProxyType({UNIT: Fraction(1)})
 _ODD = frozenset({"sin", "asin", "asinh", "atan", "erf"})
 _EVEN = frozenset({"cos", "sinc"})
 _REDUCIBLE = frozenset({"prime", "abs", "sum", "sin", "cos"})
-_MAX_WORK, _MAX_TERMS, _MAX_DEPTH, _MAX_NESTED = 120_000, 2_000, 24, 3
+_MAX_WORK, _MAX_TERMS, _MAX_DEPTH, _MAX_NESTED = 400_000, 2_000, 24, 3
 _MAX_BITS, _MAX_TRIG, _MAX_EXPONENT = 4_096, 12, 10_000
 
 
@@ -40,10 +40,12 @@ class Undecided(Exception):
 
 
 class Sums:
-    """The atoms and sums met so far, on one box, with a budget of work."""
+    """The atoms and sums met so far, on one box, with a budget of work. squares_kept: powers 2, 3, ... of sums with a root in them
+    stay powers, as (sqrt(P) - B)^2 + c, once multiplied out, is not seen to be a product again."""
 
-    def __init__(self, domain: Box) -> None:
+    def __init__(self, domain: Box, squares_kept: bool = False) -> None:
         self.domain = domain
+        self.squares_kept = squares_kept
         self._work = _MAX_WORK
         self._nested = 0  # tests for zero within tests for zero, through the arguments of the functions they meet
         self._atoms: list[tuple[str, tuple[int, ...], str]] = []
@@ -310,7 +312,7 @@ class Sums:
                 circular += q if isinstance(q, int) and q > 0 else 0
                 if circular > 1:
                     return False
-            elif q >= (2 if kind == "abs" else 1) or (q < 0 and kind != "sum"):
+            elif not self._stays(atom, q) and (q >= (2 if kind == "abs" else 1) or (q < 0 and kind != "sum")):
                 return False
         return True
 
@@ -329,7 +331,7 @@ class Sums:
                 ((inner, _), *_), _w = next(iter(self._sums[args[0]]))
                 expanded.append(self._power_of(inner, whole))
                 q = exponent(q - whole)
-            elif kind == "sum" and whole >= 1:
+            elif kind == "sum" and whole >= 1 and not self._stays(atom, q):
                 expanded.append(self._repeated(self._sums[args[0]], whole))
                 q = exponent(q - whole)
             elif kind in ("sin", "cos") and isinstance(q, int) and q > 0:
@@ -366,6 +368,13 @@ class Sums:
                     longer += [(half, "sin", plus), (half if kind == "sin" else -half, "sin", minus)]
             out = longer
         return self.total(*(self.scaled(self.circular(op, s), c) for c, op, s in out))
+
+    def _stays(self, atom: int, q: Exponent) -> bool:
+        kind, args, _ = self._atoms[atom]
+        return self.squares_kept and kind == "sum" and q >= 2 and self._rooted(self._sums[args[0]])
+
+    def _rooted(self, s: Sum) -> bool:
+        return any(self._atoms[a][0] == "sum" and Fraction(q).denominator > 1 for powers, _ in s for a, q in powers)
 
     def _repeated(self, s: Sum, q: int) -> Sum:
         """s^q for q >= 1, expanded."""

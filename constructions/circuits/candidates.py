@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from constructions.circuits.conjugate import conjugated
 from constructions.circuits.costs import Cost, read_ranges, total, typical_tokens
 from constructions.circuits.finish import absorbed, pruned
 from constructions.circuits.ir import IR, Z1, Z2, Node, Z, depths, node_values, replaced
 from constructions.circuits.known import Known
 from constructions.circuits.rewrite import Builder
+from constructions.circuits.squares import completed
 from constructions.errors import CompileError, UnsupportedExpressionError
 from constructions.from_sympy import from_sympy
 from constructions.removable import without_removable
@@ -171,7 +173,7 @@ class _Search:
 
 
 def _forms(targets: Sequence[sp.Expr]) -> Iterator[list[Any]]:
-    """The expressions as they are written, expanded, over a common denominator, factored; without repetitions or what is far longer.
+    """The expressions as they are written, with completed squares, expanded, over a common denominator, factored; without repetitions or what is far longer.
 
     Polynomial algebra is left alone on long expressions and where an exponent is no small rational: a float's is a polynomial of degree
     2^52 in a root.
@@ -179,9 +181,24 @@ def _forms(targets: Sequence[sp.Expr]) -> Iterator[list[Any]]:
     size = sum(int(sp.count_ops(e)) for e in targets)
     exponents: list[Any] = [p.exp for e in targets for p in e.atoms(sp.Pow) if p.exp.is_Rational]
     if size > _LONG or any(abs(q.p) > _MAX_EXPONENT or q.q > _MAX_EXPONENT for q in exponents):
-        rewrites: tuple[Callable[..., Any], ...] = (lambda e: e, sp.expand_mul)
+        rewrites: tuple[Callable[..., Any], ...] = (
+            lambda e: e,
+            conjugated,
+            _conjugated_and_factored,
+            completed,
+            sp.expand_mul,
+        )
     else:
-        rewrites = (lambda e: e, sp.expand, sp.together, lambda e: sp.factor(sp.together(e)), sp.factor_terms)
+        rewrites = (
+            lambda e: e,
+            conjugated,
+            _conjugated_and_factored,
+            completed,
+            sp.expand,
+            sp.together,
+            lambda e: sp.factor(sp.together(e)),
+            sp.factor_terms,
+        )
     seen: set[tuple[Any, ...]] = set()
     for rewrite in rewrites:
         try:
@@ -191,3 +208,8 @@ def _forms(targets: Sequence[sp.Expr]) -> Iterator[list[Any]]:
         if form not in seen and sum(int(sp.count_ops(e)) for e in form) <= _GROWTH * size + _LONG / 4:
             seen.add(form)
             yield list(form)
+
+
+def _conjugated_and_factored(e: sp.Expr) -> Any:
+    new = conjugated(e)
+    return e if new == e else sp.factor_terms(new)

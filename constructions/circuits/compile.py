@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
+from jaxtyping import Float
 
 from constructions.circuits.allocate import allocate
 from constructions.circuits.candidates import circuits_for
@@ -24,12 +25,13 @@ from constructions.circuits.clamp import clamped
 from constructions.circuits.ir import IR, Z1, Z2, Node, to_circuit
 from constructions.circuits.ladder import Ladder
 from constructions.circuits.library import heads_for
-from constructions.circuits.lower import Lowered, NodeTokens, lower, normalised, sensitivities
+from constructions.circuits.lower import Lowered, NodeTokens, lower, normalised
 from constructions.circuits.products import product_heads
+from constructions.circuits.sensitivity import sensitivities_and_margins
 from constructions.proposal import Term
 from verify import Box
 from verify.circuit import Circuit
-from verify.circuit_ranges import NodeRange, ranges
+from verify.circuit_ranges import NodeRange, ranges, variation
 
 __all__ = ["CircuitProposal", "propose_circuits"]
 
@@ -68,18 +70,16 @@ class CircuitProposal:
 
 @dataclass(frozen=True, eq=False)
 class _Planned:
-    """A candidate with its ranges and sensitivities. served: with functions continued beyond their domains: what heads are built for."""
+    """A candidate with its ranges and sensitivities. served: with functions continued beyond their domains: what heads are built for;
+    margins: how far beyond its range a head is stretched to serve; lost: the part of eps that this costs."""
 
     ir: IR
     served: IR
     circuit: Circuit
     known: list[NodeRange]
     weights: list[float]
-
-    @property
-    def continued(self) -> list[bool]:
-        """Which functions are."""
-        return [a.function != b.function for a, b in zip(self.ir.nodes, self.served.nodes, strict=True)]
+    margins: list[float]
+    lost: float
 
 
 def propose_circuits(
@@ -93,7 +93,9 @@ def propose_circuits(
 ) -> Iterator[CircuitProposal]:
     """Circuits whose sampled error budget is within eps: shortest first, then the same again with more room."""
     plans = [
-        p for ir in circuits_for(expressions, symbols, domain, limit=_TRIED) if (p := _planned(ir, domain)) is not None
+        p
+        for ir in circuits_for(expressions, symbols, domain, limit=_TRIED)
+        if (p := _planned(ir, domain, eps)) is not None
     ]
     given: set[tuple[int, tuple[tuple[int, float, float], ...]]] = set()
     for share in _SHARES:
@@ -109,7 +111,7 @@ def propose_circuits(
         yield from made
 
 
-def _planned(ir: IR, domain: Box) -> _Planned | None:
+def _planned(ir: IR, domain: Box, eps: float) -> _Planned | None:
     """Ranges and sensitivities of a candidate; None where a range is not finite."""
     try:
         plain = normalised(ir)
@@ -119,36 +121,46 @@ def _planned(ir: IR, domain: Box) -> _Planned | None:
     known = ranges(circuit, domain)
     if not all(np.isfinite([r.lo, r.hi, *r.reads[0], *r.reads[1]]).all() for r in known):
         return None
-    weights = sensitivities(circuit, known)
-    return _Planned(plain, clamped(plain, known), circuit, known, weights) if np.isfinite(weights).all() else None
+    served = clamped(plain, known)
+    singular = [a.function != b.function for a, b in zip(plain.nodes, served.nodes, strict=True)]
+    weights, margins = sensitivities_and_margins(circuit, known, singular, eps)
+    if not np.isfinite(weights).all():
+        return None
+    lost = sum(
+        weight * variation(node.function, *r.reads, np.full(len(r.reads[0]), margin))
+        for node, r, weight, margin in zip(circuit.nodes, known, weights, margins, strict=True)
+        if margin > 0
+    )
+    return _Planned(plain, served, circuit, known, weights, margins, lost)
 
 
 def _allocated(plan: _Planned, domain: Box, budget: float, eps: float) -> CircuitProposal | None:
     """Heads for every node, or None where they cannot be had within the budget."""
     try:
         ladders = [
-            _ladder(node, *_served(known, 0.0 if continued else 1e-3))
-            for node, known, continued in zip(plan.served.nodes, plan.known, plan.continued, strict=True)
+            _ladder(node, *_served(known, margin))
+            for node, known, margin in zip(plan.served.nodes, plan.known, plan.margins, strict=True)
         ]
     except (
         ValueError,
         sp.PolynomialError,
     ):  # no head for a function, such as one that is not defined on all of its range
         return None
-    counts = allocate(ladders, plan.weights, budget)
+    counts = allocate(ladders, plan.weights, budget - plan.lost) if budget > plan.lost else None
     if counts is None:
         return None
     heads = []
-    for ladder, count, node in zip(ladders, counts, plan.ir.nodes, strict=True):
+    for ladder, count, node, known, margin in zip(
+        ladders, counts, plan.ir.nodes, plan.known, plan.margins, strict=True
+    ):
         tolerance = ladder.error(count)
         head = ladder.head(tolerance)
         if head is None:
             return None
-        heads.append(
-            NodeTokens(
-                np.asarray(head.slopes), np.asarray(head.biases), np.asarray(head.values) + _constant(node), tolerance
-            )
-        )
+        slopes, biases = np.asarray(head.slopes), np.asarray(head.biases)
+        if margin > 0:
+            slopes, biases = _stretched(slopes, biases, known, margin)
+        heads.append(NodeTokens(slopes, biases, np.asarray(head.values) + _constant(node), tolerance))
     lowered = lower(plan.ir, domain, heads, plan.circuit)
     entries = tuple((len(h.biases), w, h.error) for h, w in zip(heads, plan.weights, strict=True))
     return CircuitProposal(lowered, plan.ir, entries)
@@ -170,13 +182,24 @@ def _constant(node: Node) -> float:
     return 0.0 if len(node.reads) == 1 else float(sp.Poly(node.function, Z1, Z2).coeff_monomial(1))
 
 
-def _served(known: NodeRange, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """The range a head is built for: a little more (share of its width) than what is read, as what is read is a little wrong."""
+def _stretched(
+    slopes: Float[np.ndarray, "tokens 1"], biases: Float[np.ndarray, " tokens"], known: NodeRange, margin: float
+) -> tuple[Float[np.ndarray, "tokens 1"], Float[np.ndarray, " tokens"]]:
+    """A head for g on [lo, hi] as one for g(A u) on [lo - margin, hi + margin], with A the affine map between them: next to an end where
+    the slope of g is infinite a head must not be asked about anything beyond."""
     lo, hi = known.reads
-    if share == 0:  # the end of a function's domain, which bounds of ranges miss by a rounding
+    factor = (hi - lo) / (hi - lo + 2 * margin)
+    return slopes * factor, biases + slopes @ (lo - factor * (lo - margin))
+
+
+def _served(known: NodeRange, margin: float) -> tuple[np.ndarray, np.ndarray]:
+    """The range a head is built for: a thousandth more than what is read, as what is read is a little wrong; where it is stretched later,
+    no more."""
+    lo, hi = known.reads
+    if margin > 0:  # the end of a function's domain, which bounds of ranges miss by a rounding
         return np.round(lo, 9), np.round(hi, 9)
     width = hi - lo
     size = np.maximum(np.abs(lo), np.abs(hi))
-    margin = np.maximum(share * width, 1e-12 * size) if width.any() else 1e-9 * (1 + size)
-    low, high = lo - margin, hi + margin
+    room = np.maximum(1e-3 * width, 1e-12 * size) if width.any() else 1e-9 * (1 + size)
+    low, high = lo - room, hi + room
     return np.where((lo > 0) & (low <= 0), 0.5 * lo, low), np.where((hi < 0) & (high >= 0), 0.5 * hi, high)

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import sympy as sp
 
 from constructions.captions import shortened
-from constructions.circuits.lower import sensitivities
-from verify import Box, Expression
+from constructions.circuits.sensitivity import sensitivities
+from constructions.circuits.sequence_slots import SequenceSlots
+from verify import Box, Expression, Sequences
 from verify.circuit import CircuitHint, used_variables
 from verify.circuit_ranges import ranges
+from verify.circuit_sequences import taking_part
 
 if TYPE_CHECKING:
     from constructions.compiled import Compiled
@@ -29,6 +31,7 @@ __all__ = [
     "layers_text",
     "node_sensitivities",
     "node_views",
+    "output_name",
     "plain",
     "slot_names",
     "tokens_text",
@@ -108,8 +111,9 @@ def _tokens(c: Compiled, layer: int, head: int) -> int:
 def node_sensitivities(c: Compiled) -> list[float]:
     """How much an error of each node moves the worst output, to first order. Raises ValueError for a result that is no circuit."""
     hint = hint_of(c)
-    assert isinstance(c.domain, Box)
-    return sensitivities(hint.circuit, ranges(hint.circuit, c.domain))
+    assert isinstance(c.domain, (Box, Sequences))
+    box = c.domain.flattened if isinstance(c.domain, Sequences) else c.domain
+    return sensitivities(hint.circuit, ranges(hint.circuit, box))
 
 
 def slot_names(c: Compiled) -> tuple[str, ...]:
@@ -119,7 +123,10 @@ def slot_names(c: Compiled) -> tuple[str, ...]:
     """
     hint, d = hint_of(c), len(c.model.offset)
     names = [f"slot {s}" for s in range(d)]
-    for s, name in enumerate(hint.circuit.variables):
+    variables = hint.circuit.variables
+    if isinstance(c.domain, Sequences):
+        variables = SequenceSlots.of(c.model, c.domain.T).before_work(variables)[:d]
+    for s, name in enumerate(variables):
         names[s] = name
     for s in {s for _, _, s in hint.places if 0 <= s < d}:
         names[s] = "+".join(f"n{i}" for i, place in enumerate(hint.places) if place[2] == s)
@@ -158,10 +165,24 @@ def explained(c: Compiled) -> list[str]:
 def _backbone(c: Compiled) -> Iterator[str]:
     names, k = slot_names(c), c.model.outputs
     n, d = c.model.inputs, len(names)
+    if isinstance(c.domain, Sequences):
+        yield from _token_backbone(c, c.domain.T)
+        return
     heads = ", ".join(str(len(layer)) for layer in layer_tokens(c))
     yield f"backbone  a residual stream of {d} slots: {', '.join(names)}"
     yield f"          ({_count(n, 'input')}, {d - n - k - 1} for work, {_count(k, 'output')}, and the constant 1)"
     yield f"          {_count(len(c.model.layers), 'layer')} of {heads} heads, identity weights: the same for every function of these sizes"
+
+
+def _token_backbone(c: Compiled, T: int) -> Iterator[str]:
+    slots, d = SequenceSlots.of(c.model, T), len(c.model.offset)
+    heads = ", ".join(str(len(layer)) for layer in layer_tokens(c))
+    yield f"backbone  every token has a residual stream of {d} slots: {', '.join(slot_names(c))}"
+    kept = f"{_count(slots.n, 'own input')}, {_count(T, 'position')}, {slots.gatherers * slots.n} gathered"
+    yield f"          ({kept}, {slots.work} for work, {_count(slots.k, 'output')}, and the constant 1)"
+    yield f"          {_count(len(c.model.layers), 'layer')} of {heads} heads, fixed weights: the same for every function of these sizes"
+    order = "from itself on, the first after the last" if slots.turned else "in their order"
+    yield f"          layer 0 gathers: each token sees all tokens {order}; below, variables are what token 1 sees"
 
 
 def _layers(c: Compiled) -> Iterator[str]:
@@ -173,12 +194,30 @@ def _layers(c: Compiled) -> Iterator[str]:
                 where = names[view.slot] if 0 <= view.slot < len(names) else "?"
                 yield f"  {view.name} = {shortened(view.function, 160)},  {shortened(', '.join(view.bound), 240)}"
                 yield f"      head {view.head}, {_count(view.tokens, 'token')}, adds to slot {view.slot} ({where})"
+                if isinstance(c.domain, Sequences):
+                    yield from _silent_at(c, int(view.name[1:]), c.domain.T)
                 share = weight * view.error / c.eps
                 yield f"      sensitivity {weight:.3g}, error {view.error:.3g}: {100 * share:.2g} % of eps"
     total = sum(w * v.error for w, v in zip(weights, views, strict=True))
     yield f"shares    {100 * total / c.eps:.3g} % of eps together (estimated: sampled errors, to first order; the proof adds up its own bounds)"
 
 
+def _silent_at(c: Compiled, i: int, T: int) -> Iterator[str]:
+    """Where a node takes part, unless at every token."""
+    read_out = tuple(int(abs(row).argmax()) for row in c.model.readout)
+    where = [str(t + 1) for t in range(T) if i in taking_part(hint_of(c), read_out, t)]
+    if len(where) < T:
+        yield f"      at token{'s' * (len(where) != 1)} {', '.join(where)}; elsewhere one token of the head keeps it silent"
+
+
 def _outputs(c: Compiled) -> Iterator[str]:
     for i, text in enumerate(plain(hint_of(c).circuit.outputs)):
-        yield f"{'outputs ' if i == 0 else ' ' * 8}  out{i} = {shortened(text, 240)}"
+        yield f"{'outputs ' if i == 0 else ' ' * 8}  {output_name(c, i)} = {shortened(text, 240)}"
+
+
+def output_name(c: Compiled, i: int) -> str:
+    """What output i of the circuit is called: "out0"; on sequences "token 2 out0"."""
+    if not isinstance(c.domain, Sequences):
+        return f"out{i}"
+    token, output = divmod(i, c.model.outputs)
+    return f"token {token + 1} out{output}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import sympy as sp
 
+from constructions.circuits.conjugate import written_out
 from constructions.circuits.ir import Z, replaced
 from constructions.circuits.ranges import Range, bounds, function_range
 from constructions.errors import CompileError
@@ -36,7 +37,7 @@ class Known:
         """Bounds of an expression in the variables; infinite where nothing is known."""
         if e not in self._ranges:
             try:
-                self._ranges[e] = bounds(e, self.domain)
+                self._ranges[e] = bounds(written_out(e), self.domain)
             except CompileError:
                 self._ranges[e] = _EVERYWHERE
         return self._ranges[e]

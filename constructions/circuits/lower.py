@@ -3,9 +3,6 @@
 The backbone depends on numbers of slots, heads and layers only (`backbone`): the stream is (inputs, work slots, output slots, 1), every head has
 identity matrices, every layer is residual, and the readout selects the output slots. A token's key says what is read, (a U + b e_const)
 with U the coefficients of the read-out on the slots, its value what is written and where.
-
-eps is split over the nodes by `allocate`: the error of node i counts with its sensitivity, S_i = [i is written to an output] + sum over the nodes j
-that read it of |coefficient| sup |partial derivative of g_j| S_j, which is first-order: the kernel adds up the true bounds.
 """
 
 from __future__ import annotations
@@ -20,9 +17,9 @@ from jaxtyping import Float
 from constructions.circuits.ir import IR, Node, Z, node_symbol, to_circuit
 from verify import Box, Head, Layer, Prefix, Transformer
 from verify.circuit import Circuit, CircuitHint
-from verify.circuit_ranges import NodeRange, affine_form, variation
+from verify.circuit_ranges import affine_form
 
-__all__ = ["Lowered", "NodeTokens", "backbone", "lower", "normalised", "sensitivities"]
+__all__ = ["Lowered", "NodeTokens", "backbone", "lower", "normalised"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,25 +79,6 @@ def normalised(ir: IR) -> IR:
                 nodes[last] = Node(nodes[last].reads, nodes[last].function + rest)
         outputs.append(sp.sympify(total))
     return IR(ir.variables, tuple(nodes), tuple(outputs))
-
-
-def sensitivities(circuit: Circuit, known: list[NodeRange]) -> list[float]:
-    """How much an error of each node moves the worst output, to first order."""
-    n, count = len(circuit.variables), len(circuit.nodes)
-    out = affine_form(circuit.outputs)
-    total = np.zeros(count)
-    if out is not None:
-        total += np.abs(out.mid[:, n : n + count]).max(axis=0)
-    for j in range(count - 1, -1, -1):
-        form, (lo, hi) = affine_form(circuit.nodes[j].reads), known[j].reads
-        if form is None:
-            continue
-        for m in range(len(lo)):
-            step = np.zeros(len(lo))
-            step[m] = max(1e-5 * (hi[m] - lo[m]), 1e-12)
-            slope = variation(circuit.nodes[j].function, lo, hi, step) / step[m]
-            total[:j] += np.abs(form.mid[m, n : n + j]) * slope * total[j]
-    return [float(s) for s in total]
 
 
 def lower(ir: IR, domain: Box, heads: Sequence[NodeTokens], circuit: Circuit | None = None) -> Lowered:

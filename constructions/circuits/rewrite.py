@@ -14,6 +14,7 @@ from typing import Any
 import sympy as sp
 
 from constructions.circuits import powers, singular
+from constructions.circuits.conjugate import RootDifference
 from constructions.circuits.fused import Fused, affine_parts, constant, form_expression, of_form, parallel, stripped
 from constructions.circuits.ir import Z1, Z2, Node, Z, node_symbol, replaced
 from constructions.circuits.known import Known, Value, finite, narrower
@@ -249,6 +250,8 @@ class Builder:
                 if spread is not None:
                     return self._mul(spread)
             return self.convert(e.base).then(Z**e.exp)
+        if isinstance(e, RootDifference):
+            return self.convert(e.args[0]).then(type(e).of(Z))
         if isinstance(e, sp.Max | sp.Min):
             return self._extreme(e)
         if isinstance(e, sp.log) and isinstance(e.args[0], sp.Mul):

@@ -70,10 +70,13 @@ def plot(c: Compiled, kind: str = "fit", ax: Axes | None = None, **options: Any)
     On S^2 fit, error, tokens and attention also take view: longitude and latitude the front is seen from, in degrees.
 
     Raises ValueError for an unknown kind or option value, a picture that does not exist in the domain's dimension, or a function of
-    sequences; TypeError for an option that the kind does not have; ImportError without matplotlib.
+    sequences (but for the graph of its circuit); TypeError for an option that the kind does not have; ImportError without matplotlib.
     """
     several = c.claim.circuit is not None
-    kinds = SPHERE_KINDS if isinstance(pictured(c), Sphere) else CIRCUIT_KINDS if several else KINDS
+    if several and kind == "circuit":  # the one picture of a function of sequences
+        kinds = CIRCUIT_KINDS
+    else:
+        kinds = SPHERE_KINDS if isinstance(pictured(c), Sphere) else CIRCUIT_KINDS if several else KINDS
     if kind not in kinds:
         reason = f"belongs to spheres, not to {c.domain!r}" if kind in SPHERE_KINDS else "is unknown"
         if kind in CIRCUIT_KINDS:

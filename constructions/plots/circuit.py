@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from constructions.circuits.describe import hint_of, layer_tokens, node_sensitivities, node_views
+from constructions.circuits.describe import hint_of, layer_tokens, node_sensitivities, node_views, output_name
 from constructions.plots.style import BLACK, CYCLE, titled
 from verify.circuit import used_variables
 
@@ -110,7 +110,8 @@ def _items(c: Compiled, across: int) -> list[_Item]:
     many = len(circuit.outputs.outputs) > 1
     for i, output in enumerate(circuit.outputs.outputs):
         read = used_variables(replace(circuit.outputs, outputs=(output,)))
-        boxes.append(_Item((last, n + len(views) + i), (f"out{i}" if many else "out",), tuple(sorted(read))))
+        words = tuple(output_name(c, i).rsplit(" ", 1)) if many else ("out",)
+        boxes.append(_Item((last, n + len(views) + i), words, tuple(sorted(read))))
     inputs = sorted({s for box in boxes for s in box.sources if s < n})
     boxes = [*(_Item((0, v), (circuit.variables[v],), ()) for v in inputs), *boxes]
     column_of = {box.place[1]: box.place[0] for box in boxes}
