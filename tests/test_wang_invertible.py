@@ -14,7 +14,7 @@ from tampering import rewrite
 from constructions.plots.invertible import draw_blocks, draw_lipschitz
 from constructions.wang2023.invertible.floor import shared_target_floor
 from constructions.wang2023.invertible.inverse import inverse
-from constructions.wang2023.invertible.model import added, apply, random_model, random_prefixes
+from constructions.wang2023.invertible.model import added, apply_model, random_model, random_prefixes
 from constructions.wang2023.invertible.rescaled import rescaled
 from constructions.wang2023.invertible.slopes import largest_slope, lipschitz_curve, slope_at
 from constructions.wang2023.invertible.verdict import invertibility
@@ -22,7 +22,7 @@ from verify import ArtefactError, StatementError, Status, check_statement, load_
 from verify.activations import ACTIVATIONS
 from verify.invertible import Invertible, InvertibleFloor
 from verify.invertible_lipschitz import block_bound
-from verify.invertible_model import Attention, FeedForward, ResidualModel, block_output, rows_of
+from verify.invertible_model import AttentionBlock, FeedForwardBlock, ResidualModel, block_output, rows_of
 from verify.invertible_preimage import Preimage
 from verify.precision import arb_bounds, working_precision
 
@@ -71,7 +71,7 @@ def test_no_slope_exceeds_the_bound(heads, radius):
 
 def test_a_prefix_further_out_counts():
     block = random_model(4, 1, seed=3).blocks[0]
-    assert isinstance(block, Attention)
+    assert isinstance(block, AttentionBlock)
     inside, outside = block_bound(block, 1.0, 1.0), block_bound(block, 1.0, 5.0)
     assert outside.lipschitz > inside.lipschitz
     assert largest_slope(block, 1.0, 5.0, tokens=2, prefix=2, starts=2) <= outside.lipschitz
@@ -118,10 +118,10 @@ def test_feed_forward_uses_the_actual_biases():
     """Far from its kink a ReLU is affine, and the bound is that of the affine map."""
     rng = np.random.default_rng(0)
     w_1, w_2 = rng.standard_normal((6, 3)), rng.standard_normal((3, 6))
-    block = FeedForward(w_1, np.full(6, 100.0), w_2, np.zeros(3), "relu")
+    block = FeedForwardBlock(w_1, np.full(6, 100.0), w_2, np.zeros(3), "relu")
     exact = np.linalg.norm(w_2 @ w_1, 2)
     assert exact <= block_bound(block, 1.0, 0.0).lipschitz <= exact * (1 + 1e-10)
-    off = FeedForward(w_1, np.full(6, -100.0), w_2, np.zeros(3), "relu")
+    off = FeedForwardBlock(w_1, np.full(6, -100.0), w_2, np.zeros(3), "relu")
     assert block_bound(off, 1.0, 0.0).lipschitz <= 1e-200
     for activation, factor in (("gelu", 2.0), ("tanh", 1.5)):
         for seed in range(3):
@@ -129,7 +129,7 @@ def test_feed_forward_uses_the_actual_biases():
             for radius in (0.3, 3.0):
                 slope = largest_slope(some, radius, 0.0)
                 assert slope <= block_bound(some, radius, 0.0).lipschitz <= factor * slope
-    near = FeedForward(w_1, np.zeros(6), w_2, np.zeros(3), "relu")
+    near = FeedForwardBlock(w_1, np.zeros(6), w_2, np.zeros(3), "relu")
     assert (
         largest_slope(near, 1.0, 0.0)
         <= block_bound(near, 1.0, 0.0).lipschitz
@@ -154,15 +154,15 @@ def test_rescaled_models_are_invertible(activation):
     prefixes = random_prefixes(scaled.model, 3, 2.0, seed=0)
     for x, y in zip(sequences(rng, 10, 4, 6, 1.0), sequences(rng, 10, 4, 6, 1.0), strict=True):
         for other in (y, x + 1e-3 * (y - x)):
-            ratio = size(apply(scaled.model, x, prefixes) - apply(scaled.model, other, prefixes)) / size(x - other)
+            ratio = size(apply_model(scaled.model, x, prefixes) - apply_model(scaled.model, other, prefixes)) / size(x - other)
             assert after.verdict.lower <= ratio <= after.verdict.upper
 
 
 def test_only_the_block_in_the_way_is_named(model):
     blocks = list(model.blocks)
     third = blocks[2]
-    assert isinstance(third, Attention)
-    blocks[2] = Attention(third.w_q, third.w_k, third.w_v, 5 * third.w_o)
+    assert isinstance(third, AttentionBlock)
+    blocks[2] = AttentionBlock(third.w_q, third.w_k, third.w_v, 5 * third.w_o)
     verdict = invertibility(ResidualModel(tuple(blocks)), 1.0, 1.0)
     assert verdict.verdict.reason.startswith("block 3 (attention)")
     assert "less than 1 is assumed" in verdict.verdict.reason
@@ -176,7 +176,7 @@ def test_the_inverse_undoes_the_model(seed, length, tokens):
     small = rescaled(random_model(4, 1, seed=seed % 5), 1.0, 1.0, limit=0.7).model
     x = 0.95 * sequences(np.random.default_rng(seed), 1, length, 4, 1.0)[0]
     prefixes = random_prefixes(small, tokens, 1.0, seed=seed)
-    found = inverse(small, apply(small, x, prefixes), 1.0, prefixes=prefixes)
+    found = inverse(small, apply_model(small, x, prefixes), 1.0, prefixes=prefixes)
     assert found.verdict.proved
     assert found.error < 1e-13
     # the float64 forward pass is off by some 1e-16 itself, and the inverse stretches that by at most 1 / 0.09
@@ -195,7 +195,7 @@ def test_an_inverse_that_is_not_there(model):
 
 def test_a_wrong_inverse_is_not_proved(model):
     x = sequences(np.random.default_rng(0), 1, 3, 8, 0.9)[0]
-    found = inverse(model, apply(model, x), 1.0)
+    found = inverse(model, apply_model(model, x), 1.0)
     s = found.statement
     moved = np.array(s.states)
     moved[0, 0, 0] += 1e-6
@@ -214,7 +214,7 @@ def test_no_prefix_beats_the_floor(model):
     assert floor.floor > 0.02
     for seed in range(40):
         prefixes = random_prefixes(model, 1 + seed % 4, 1.0, seed=seed)
-        a, b = apply(model, x, prefixes), apply(model, y, prefixes)
+        a, b = apply_model(model, x, prefixes), apply_model(model, y, prefixes)
         middle = (a + b) / 2  # the best target there is
         assert floor.floor <= max(size(a - middle), size(b - middle)) <= floor.verdict.upper
     assert shared_target_floor(model, x, x, 1.0).floor == 0
@@ -232,8 +232,8 @@ def test_files(tmp_path, model):
     results = {
         "invertible": invertibility(model, 1.0, 1.0),
         "floor": shared_target_floor(model, x, y, 1.0),
-        "inverse": inverse(model, apply(model, x, prefixes), 1.0, prefixes=prefixes),
-        "bare": inverse(model, apply(model, x), 1.0),
+        "inverse": inverse(model, apply_model(model, x, prefixes), 1.0, prefixes=prefixes),
+        "bare": inverse(model, apply_model(model, x), 1.0),
     }
     for name, result in results.items():
         path = result.save(tmp_path / f"{name}.st")
@@ -277,7 +277,7 @@ def test_the_model_in_balls(model):
                     assert low - 1e-14 <= value <= high + 1e-14
                     assert high - low < 1e-14
     h = np.linspace(-3, 3, 7)
-    one = FeedForward(np.eye(7), np.zeros(7), np.eye(7), np.zeros(7), "gelu")
+    one = FeedForwardBlock(np.eye(7), np.zeros(7), np.eye(7), np.zeros(7), "gelu")
     np.testing.assert_allclose(added(one, h[None])[0], h * (1 + erf(h / np.sqrt(2))) / 2, atol=1e-15)
 
 
@@ -285,16 +285,16 @@ def test_bad_input_is_named():
     rng = np.random.default_rng(0)
     good = random_model(4, 1, seed=0)
     attention, feed = good.blocks
-    assert isinstance(attention, Attention)
-    assert isinstance(feed, FeedForward)
+    assert isinstance(attention, AttentionBlock)
+    assert isinstance(feed, FeedForwardBlock)
     with pytest.raises(StatementError, match=r"activation = .* is a function: no Lipschitz constant is proved"):
-        FeedForward(feed.w_1, feed.b_1, feed.w_2, feed.b_2, np.tanh)  # type: ignore[arg-type]
+        FeedForwardBlock(feed.w_1, feed.b_1, feed.w_2, feed.b_2, np.tanh)  # type: ignore[arg-type]
     with pytest.raises(StatementError, match="activation = 'swish' is unknown"):
         random_model(4, 1, activation="swish", seed=0)
     broken = attention.w_k.copy()
     broken[1, 0, 2] = np.inf
     with pytest.raises(StatementError, match=r"w_k\[1, 0, 2\] = inf"):
-        Attention(attention.w_q, broken, attention.w_v, attention.w_o)
+        AttentionBlock(attention.w_q, broken, attention.w_v, attention.w_o)
     with pytest.raises(StatementError, match="block 2: width 5, but block 1 has 4"):
         ResidualModel((attention, random_model(5, 1, heads=1, seed=0).blocks[1]))
     with pytest.raises(StatementError, match="blocks: none"):
@@ -304,7 +304,7 @@ def test_bad_input_is_named():
     with pytest.raises(StatementError, match="prefix_radius = -1"):
         Invertible(good, 1.0, -1.0)
     with pytest.raises(StatementError, match="prefixes: 2, but the model has 1"):
-        apply(good, rng.standard_normal((2, 4)), [np.zeros((1, 4))] * 2)
+        apply_model(good, rng.standard_normal((2, 4)), [np.zeros((1, 4))] * 2)
     with pytest.raises(StatementError, match="limit = 1"):
         rescaled(good, 1.0, 1.0, limit=1.0)
     with pytest.raises(ValueError, match="first, second: shapes"):
@@ -356,7 +356,7 @@ def test_pictures(model):
 
 def shrinking(d, blocks):
     """x -> x / 2 in every block, by ReLUs that are never at their kink: the bounds are attained."""
-    block = FeedForward(np.eye(d), np.full(d, 50.0), -0.5 * np.eye(d), np.full(d, 25.0), "relu")
+    block = FeedForwardBlock(np.eye(d), np.full(d, 50.0), -0.5 * np.eye(d), np.full(d, 25.0), "relu")
     return ResidualModel((block,) * blocks)
 
 
@@ -364,7 +364,7 @@ def test_the_floor_is_attained_where_the_model_shrinks_everything():
     x, y = sequences(np.random.default_rng(0), 2, 3, 4, 1.0)
     model = shrinking(4, 3)
     floor = shared_target_floor(model, x, y, 0.0)
-    a, b = apply(model, x), apply(model, y)
+    a, b = apply_model(model, x), apply_model(model, y)
     assert size(a - b) / 2 * (1 - 1e-9) <= floor.floor <= size(a - b) / 2 * (1 + 1e-12)
 
 
@@ -380,7 +380,7 @@ def test_errors_of_later_blocks_are_carried_to_the_first():
 def test_equal_heads_add_up():
     """Two heads whose matrices all agree reach the sum of both: nothing may be lost between heads."""
     one = np.stack([np.eye(2)] * 2)
-    block = Attention(one, one, one, one)
+    block = AttentionBlock(one, one, one, one)
     for radius in (0.5, 1.5):
         bound = block_bound(block, radius, radius).lipschitz
         assert 0.95 * bound <= largest_slope(block, radius, radius) <= bound

@@ -12,9 +12,9 @@ from tampering import rewrite
 
 from constructions.plots.lora import draw_floors, draw_imitations, draw_parameters
 from constructions.wang2023.lora.dataset import generated_dataset
-from constructions.wang2023.lora.floor import prompt_floor
+from constructions.wang2023.lora.floor import short_prompt_floor
 from constructions.wang2023.lora.imitation import imitations
-from constructions.wang2023.lora.layer import AttentionLayer, outputs, random_layer
+from constructions.wang2023.lora.layer import SingleHead, outputs, random_head
 from constructions.wang2023.lora.prompts import best_prompt, one_token, served, with_row_norms
 from constructions.wang2023.lora.table import parameters_table
 from constructions.wang2023.lora.tuned import tuned_prompt
@@ -30,16 +30,16 @@ plt.switch_backend("Agg")
 
 @pytest.fixture(scope="module")
 def keys():
-    return generated_dataset(random_layer(12, seed=1), 4)
+    return generated_dataset(random_head(12, seed=1), 4)
 
 
 @pytest.fixture(scope="module")
 def values():
-    return generated_dataset(random_layer(12, seed=1), 4, update="values")
+    return generated_dataset(random_head(12, seed=1), 4, update="values")
 
 
 def error(task, **change):
-    layer = AttentionLayer(task.w_q, task.w_k, task.w_v)
+    layer = SingleHead(task.w_q, task.w_k, task.w_v)
     return float(np.linalg.norm(outputs(layer, task.sequences, **change) - task.targets, axis=1).max())
 
 
@@ -54,7 +54,7 @@ def random_task(seed, n=3, d=5, d_v=4, length=2):
 @pytest.mark.parametrize("update", ["keys", "queries", "values"])
 @pytest.mark.parametrize(("n", "d"), [(1, 3), (2, 9), (4, 12), (8, 24)])
 def test_the_update_memorises(update, n, d):
-    data = generated_dataset(random_layer(d, seed=n), n, update=update, seed=d)
+    data = generated_dataset(random_head(d, seed=n), n, update=update, seed=d)
     assert data.verdict.proved
     assert data.update.rank == 1
     assert data.update.numbers == 2 * d
@@ -68,8 +68,8 @@ def test_the_update_memorises(update, n, d):
 @pytest.mark.parametrize("n", [2, 3, 5, 8])
 def test_floor_and_prompt_meet(update, n):
     """The infimum over all prompts of N < n tokens, whatever their keys and values, is known to seven digits."""
-    data = generated_dataset(random_layer(3 * n, seed=n), n, update=update)
-    floors = [prompt_floor(data, tokens) for tokens in range(n + 1)]
+    data = generated_dataset(random_head(3 * n, seed=n), n, update=update)
+    floors = [short_prompt_floor(data, tokens) for tokens in range(n + 1)]
     for f in floors[:-1]:
         assert f.verdict.proved
         assert 0 < f.floor <= f.attained <= f.floor * (1 + 1e-6)
@@ -86,7 +86,7 @@ def test_the_closed_form(keys):
     d = np.sort(np.linalg.norm(z - share[:, None] * a, axis=1))[::-1]
     for tokens in range(1, 4):
         best = max((s - tokens) / (d[:s] ** -2.0).sum() for s in range(tokens + 1, 5)) ** 0.5
-        assert prompt_floor(keys, tokens).floor == pytest.approx(best, rel=1e-12)
+        assert short_prompt_floor(keys, tokens).floor == pytest.approx(best, rel=1e-12)
         # never less than the bound with equal weights (Eckart and Young)
         assert best >= np.sqrt((d[tokens:] ** 2).sum() / 4) * (1 - 1e-12)
 
@@ -103,11 +103,11 @@ def test_no_prompt_beats_the_floor(seed, tokens, size):
 
 @pytest.mark.parametrize("tokens", [1, 2, 3])
 def test_no_trained_prompt_beats_the_floor(keys, tokens):
-    floor = prompt_floor(keys, tokens).floor
+    floor = short_prompt_floor(keys, tokens).floor
     found = tuned_prompt(keys.task, tokens, starts=2, seed=tokens)[1]
     assert floor <= found <= 1.02 * floor
     task = random_task(tokens, n=5, d=8, d_v=7)  # nothing is orthogonal here
-    low = prompt_floor(task, tokens)
+    low = short_prompt_floor(task, tokens)
     assert low.verdict.proved
     assert tuned_prompt(task, tokens, starts=2)[1] >= low.floor
 
@@ -132,7 +132,7 @@ def test_values_have_no_lasting_floor(values):
     assert errors[-1] < 1e-7
     for before, after in pairwise(found):  # the error is the inverse of the value's size
         assert before.error * before.size == pytest.approx(after.error * after.size, rel=0.2)
-    assert prompt_floor(values, 1).floor == 0
+    assert short_prompt_floor(values, 1).floor == 0
 
 
 def test_updates_of_keys_are_not_imitated(keys):
@@ -141,14 +141,14 @@ def test_updates_of_keys_are_not_imitated(keys):
 
 
 def test_prompts_need_independent_queries():
-    data = generated_dataset(random_layer(12, 2, seed=0), 4)
+    data = generated_dataset(random_head(12, 2, seed=0), 4)
     assert best_prompt(data.task, 2) is None
-    floor = prompt_floor(data, 2)  # holds all the same
+    floor = short_prompt_floor(data, 2)  # holds all the same
     assert floor.verdict.proved
     assert floor.floor > 0.3
     assert floor.attained == np.inf
     with pytest.raises(StatementError, match="d_k >= 4"):
-        one_token(generated_dataset(random_layer(12, 2, seed=0), 4, update="values").task, 1e-3)
+        one_token(generated_dataset(random_head(12, 2, seed=0), 4, update="values").task, 1e-3)
 
 
 def test_the_layer_in_fifty_digits(keys):
@@ -177,7 +177,7 @@ def test_the_layer_in_fifty_digits(keys):
 
 
 def test_files(tmp_path, keys):
-    floor = prompt_floor(keys, 2)
+    floor = short_prompt_floor(keys, 2)
     path = floor.save(tmp_path / "floor.st")
     assert load_statement(path).verdict == floor.verdict
     assert check_statement(path) == floor.verdict
@@ -215,7 +215,7 @@ def test_files(tmp_path, keys):
 
 
 def test_floor_statement_above_what_is_known(keys):
-    floor = prompt_floor(keys, 2)
+    floor = short_prompt_floor(keys, 2)
     said = LoraFloor(keys.task, 2, floor.floor * (1 + 1e-9))
     verdict = said.decide()
     assert verdict.status is Status.UNDECIDED
@@ -259,16 +259,16 @@ def test_bad_input_is_named():
     with pytest.raises(StatementError, match="to = 'biases'"):
         LayerError(task, 0.0, LowRank("biases", np.zeros((3, 1)), np.zeros((1, 5))))
     with pytest.raises(StatementError, match="3n = 12"):
-        generated_dataset(random_layer(11, seed=0), 4)
-    layer = random_layer(12, seed=0)
+        generated_dataset(random_head(11, seed=0), 4)
+    layer = random_head(12, seed=0)
     flat = layer.w_v.copy()
     flat[3] = flat[2]
     with pytest.raises(StatementError, match=r"w_v: rank 11 .* full row rank 12 is assumed"):
-        generated_dataset(AttentionLayer(layer.w_q, layer.w_k, flat), 4)
+        generated_dataset(SingleHead(layer.w_q, layer.w_k, flat), 4)
     with pytest.raises(StatementError, match="w_q: queries vanish"):
-        generated_dataset(AttentionLayer(0 * layer.w_q, layer.w_k, layer.w_v), 4)
+        generated_dataset(SingleHead(0 * layer.w_q, layer.w_k, layer.w_v), 4)
     with pytest.raises(StatementError, match="w_k: no update of the queries"):
-        generated_dataset(random_layer(12, 5, seed=0), 4, update="queries")
+        generated_dataset(random_head(12, 5, seed=0), 4, update="queries")
     with pytest.raises(StatementError, match="update = 'bias'"):
         generated_dataset(layer, 4, update="bias")
 

@@ -22,7 +22,7 @@ from scipy.optimize import minimize
 
 from verify.activations import activation
 from verify.ball import Ball, inverse, matmul
-from verify.invertible_model import FeedForward
+from verify.invertible_model import FeedForwardBlock
 from verify.precision import arb_bounds
 from verify.spectral import spectral_upper
 
@@ -31,7 +31,7 @@ __all__ = ["feed_forward_bounds"]
 Vector = Float[np.ndarray, " m"]
 
 
-def feed_forward_bounds(block: FeedForward, radius: float) -> tuple[float, float]:
+def feed_forward_bounds(block: FeedForwardBlock, radius: float) -> tuple[float, float]:
     """Floats above the Lipschitz constant on the ball of `radius` and above the norm of what the block adds there; inf where nothing is known.
 
     Call inside `working_precision`.
@@ -59,7 +59,7 @@ def _up(x: flint.arb) -> float:
     return high if high >= 0 else math.inf
 
 
-def _slopes(block: FeedForward, radius: float) -> tuple[Vector, Vector]:
+def _slopes(block: FeedForwardBlock, radius: float) -> tuple[Vector, Vector]:
     """Floats below and above all difference quotients of each hidden unit's activation."""
     act = activation(block.activation)
     found = []
@@ -74,7 +74,7 @@ def _rows(x: Ball) -> Ball:
     return Ball(x.mid[:, None], x.rad[:, None])
 
 
-def _apart(block: FeedForward, centre: Vector, width: Vector) -> float:
+def _apart(block: FeedForwardBlock, centre: Vector, width: Vector) -> float:
     """The first bound."""
     widths = Ball.exact(np.where(width > 0, np.nextafter(np.sqrt(width), np.inf), 0.0))
     around = spectral_upper(matmul(Ball.exact(block.w_2) * Ball.exact(centre), Ball.exact(block.w_1)))
@@ -83,7 +83,7 @@ def _apart(block: FeedForward, centre: Vector, width: Vector) -> float:
     return _up(flint.arb(around) + flint.arb(left) * flint.arb(right))
 
 
-def _together(block: FeedForward, centre: Vector, width: Vector) -> float:
+def _together(block: FeedForwardBlock, centre: Vector, width: Vector) -> float:
     """The last bound."""
     w_1, w_2 = Ball.exact(block.w_1), Ball.exact(block.w_2)
     a = matmul(w_2 * Ball.exact(centre), w_1)

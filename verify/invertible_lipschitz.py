@@ -44,7 +44,7 @@ from scipy.optimize import minimize
 
 from verify.ball import Ball, matmul
 from verify.invertible_feed_forward import feed_forward_bounds
-from verify.invertible_model import Attention, Block, ResidualModel
+from verify.invertible_model import AttentionBlock, Block, ResidualModel
 from verify.precision import arb_bounds, working_precision
 from verify.spectral import spectral_upper
 
@@ -83,7 +83,7 @@ def stack_bounds(model: ResidualModel, radius: float, prefix_radius: float) -> l
 def block_bound(block: Block, radius: float, prefix_radius: float) -> BlockBound:
     """The module's bounds for one block."""
     with working_precision(_BITS), np.errstate(all="ignore"):
-        if isinstance(block, Attention):
+        if isinstance(block, AttentionBlock):
             return BlockBound(radius, *_attention(block, radius, max(radius, prefix_radius)))
         return BlockBound(radius, *feed_forward_bounds(block, radius))
 
@@ -94,7 +94,7 @@ def _up(x: flint.arb) -> float:
     return high if high >= 0 else math.inf
 
 
-def _attention(block: Attention, radius: float, furthest: float) -> tuple[float, float]:
+def _attention(block: AttentionBlock, radius: float, furthest: float) -> tuple[float, float]:
     heads = len(block.w_q)
     products = [matmul(Ball.exact(o), Ball.exact(v)) for o, v in zip(block.w_o, block.w_v, strict=True)]
     logits = [matmul(Ball.exact(q.T), Ball.exact(k)) for q, k in zip(block.w_q, block.w_k, strict=True)]

@@ -22,7 +22,7 @@ from verify.activations import activation
 from verify.statement import StatementError
 from verify.stored_arrays import stored_array
 
-__all__ = ["Attention", "Block", "FeedForward", "ResidualModel", "Rows", "RunTimeout", "block_output", "rows_of"]
+__all__ = ["AttentionBlock", "Block", "FeedForwardBlock", "ResidualModel", "Rows", "RunTimeout", "block_output", "rows_of"]
 
 Rows = list[list[flint.arb]]
 """T tokens of d balls."""
@@ -33,7 +33,7 @@ class RunTimeout(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Attention:
+class AttentionBlock:
     """Heads first. w_q, w_k: (H, d_k, d); w_v: (H, d_v, d); w_o: (H, d, d_v). Raises StatementError for other shapes or entries not finite."""
 
     w_q: Float[np.ndarray, "H d_k d"]
@@ -60,7 +60,7 @@ class Attention:
 
 
 @dataclass(frozen=True, eq=False)
-class FeedForward:
+class FeedForwardBlock:
     """w_1: (m, d); b_1: (m,); w_2: (d, m); b_2: (d,); activation: a name of `verify.activations`. Raises StatementError."""
 
     w_1: Float[np.ndarray, "m d"]
@@ -87,7 +87,7 @@ class FeedForward:
         return self.w_1.shape[1]
 
 
-Block = Attention | FeedForward
+Block = AttentionBlock | FeedForwardBlock
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +101,8 @@ class ResidualModel:
         if not self.blocks:
             raise StatementError("blocks: none; a model needs at least one")
         for k, block in enumerate(self.blocks):
-            if not isinstance(block, (Attention, FeedForward)):
-                raise StatementError(f"block {k + 1}: {type(block).__name__}, expected Attention or FeedForward")
+            if not isinstance(block, (AttentionBlock, FeedForwardBlock)):
+                raise StatementError(f"block {k + 1}: {type(block).__name__}, expected AttentionBlock or FeedForwardBlock")
             if block.dimension != self.dimension:
                 raise StatementError(f"block {k + 1}: width {block.dimension}, but block 1 has {self.dimension}")
 
@@ -120,7 +120,7 @@ class ResidualModel:
 
     def stored(self) -> tuple[list[str], dict[str, np.ndarray]]:
         """For each block "attention" or its activation, and the arrays by name."""
-        names = [block.activation if isinstance(block, FeedForward) else block.name for block in self.blocks]
+        names = [block.activation if isinstance(block, FeedForwardBlock) else block.name for block in self.blocks]
         arrays = {
             f"block{k}.{f.name}": getattr(block, f.name)
             for k, block in enumerate(self.blocks)
@@ -134,11 +134,11 @@ class ResidualModel:
         """The inverse of `stored`. Raises KeyError for a missing array, StatementError for what fits no model."""
         blocks: list[Block] = []
         for k, name in enumerate(names):
-            kind = Attention if name == Attention.name else FeedForward
+            kind = AttentionBlock if name == AttentionBlock.name else FeedForwardBlock
             parts: dict[str, Any] = {
                 f.name: arrays[f"block{k}.{f.name}"] for f in fields(kind) if f.name != "activation"
             }
-            blocks.append(Attention(**parts) if kind is Attention else FeedForward(**parts, activation=name))
+            blocks.append(AttentionBlock(**parts) if kind is AttentionBlock else FeedForwardBlock(**parts, activation=name))
         return ResidualModel(tuple(blocks))
 
 
@@ -152,7 +152,7 @@ def block_output(block: Block, x: Rows, prefix: Float[np.ndarray, "N d"] | None,
     if time.monotonic() > deadline:
         raise RunTimeout
     tokens = flint.arb_mat(x)
-    if isinstance(block, FeedForward):
+    if isinstance(block, FeedForwardBlock):
         act = activation(block.activation).value
         hidden = (tokens * flint.arb_mat(rows_of(block.w_1)).transpose()).tolist()
         hidden = [[act(h + flint.arb(float(b))) for h, b in zip(row, block.b_1, strict=True)] for row in hidden]

@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from verify.certificate import Status, upward
 from verify.invertible import least_slope, token_norm
-from verify.invertible_model import Attention, ResidualModel, RunTimeout, block_output, rows_of
+from verify.invertible_model import AttentionBlock, ResidualModel, RunTimeout, block_output, rows_of
 from verify.precision import arb_bounds, working_precision
 from verify.statement import Statement, StatementError, Verdict
 from verify.stored_arrays import stored_array, stored_number
@@ -32,7 +32,7 @@ _BITS = 128
 
 def fitted_prefixes(model: ResidualModel, prefixes: Sequence[Any]) -> tuple[Float[np.ndarray, "N d"], ...]:
     """One array of prefix tokens for each attention block, (N, d), N may be 0. Raises StatementError naming the first that does not fit."""
-    wanted = sum(isinstance(block, Attention) for block in model.blocks)
+    wanted = sum(isinstance(block, AttentionBlock) for block in model.blocks)
     if len(prefixes) != wanted:
         raise StatementError(
             f"prefixes: {len(prefixes)}, but the model has {wanted} attention blocks; give one (N, {model.dimension}) array for each"
@@ -93,7 +93,7 @@ class Preimage(Statement):
         with working_precision(_BITS):
             for k in reversed(range(len(self.model.blocks))):
                 bound, block, state = slopes.bounds[k], self.model.blocks[k], self.states[k]
-                prefix = left.pop() if isinstance(block, Attention) else None
+                prefix = left.pop() if isinstance(block, AttentionBlock) else None
                 try:
                     added = block_output(
                         block, rows_of(state), prefix if prefix is not None and len(prefix) else None, deadline

@@ -7,6 +7,8 @@ the error of reading by the range of the function near the end, where its slope 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import sympy as sp
 
@@ -33,7 +35,7 @@ def clamped(ir: IR, known: list[NodeRange]) -> IR:
     return IR(ir.variables, tuple(nodes), ir.outputs)
 
 
-def _continued(e: sp.Expr, lo: float, hi: float) -> sp.Expr:
+def _continued(e: Any, lo: float, hi: float) -> Any:
     if not e.has(Z) or not np.isfinite([lo, hi]).all():
         return e
     e = e.func(*(_continued(a, lo, hi) for a in e.args)) if e.args else e
@@ -52,7 +54,7 @@ def _continued(e: sp.Expr, lo: float, hi: float) -> sp.Expr:
     return e
 
 
-def _range(e: sp.Expr, lo: float, hi: float) -> tuple[float, float]:
+def _range(e: Any, lo: float, hi: float) -> tuple[float, float]:
     """Range of an expression in z over [lo, hi], from 64 pieces."""
     edges = np.linspace(lo, hi, 65)
     part = jets(from_sympy([e], ["z"]), Ball.between(edges[:-1, None], edges[1:, None]), np.ones((64, 1)), 0)[0][0]

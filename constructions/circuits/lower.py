@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -61,7 +62,7 @@ def normalised(ir: IR) -> IR:
     outputs: list[sp.Expr] = []
     for output in ir.outputs:
         rest: sp.Expr = sp.expand(output)
-        total: sp.Expr = sp.Integer(0)
+        total: Any = sp.Integer(0)
         for i, s in enumerate(symbols):
             factor = rest.coeff(s)
             if factor != 0 and used[i] == 1 and not any(o.has(s) for o in outputs):
@@ -69,9 +70,10 @@ def normalised(ir: IR) -> IR:
                 rest, total = sp.expand(rest - factor * s), total + s
         if rest.free_symbols:
             nodes.append(Node((rest,), Z))
-            total, rest = total + node_symbol(len(nodes) - 1), sp.Integer(0)
+            total, rest = sp.Add(total, node_symbol(len(nodes) - 1)), sp.Integer(0)
+        written = total.free_symbols
         if rest != 0 or total == 0:
-            last = max((i for i in range(len(nodes)) if total.has(node_symbol(i))), default=None)
+            last = max((i for i in range(len(nodes)) if node_symbol(i) in written), default=None)
             if last is None:
                 nodes.append(Node((sp.Integer(0) * ir.variables[0],), rest + sp.Integer(0)))
                 total = node_symbol(len(nodes) - 1)

@@ -251,7 +251,8 @@ class Builder:
                     return self._mul(spread)
             return self.convert(e.base).then(Z**e.exp)
         if isinstance(e, RootDifference):
-            return self.convert(e.args[0]).then(type(e).of(Z))
+            inside: Any = e.args[0]
+            return self.convert(inside).then(type(e).of(Z))
         if isinstance(e, sp.Max | sp.Min):
             return self._extreme(e)
         if isinstance(e, sp.log) and isinstance(e.args[0], sp.Mul):

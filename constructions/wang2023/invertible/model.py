@@ -9,11 +9,11 @@ from jaxtyping import Float
 from scipy.special import softmax
 from scipy.stats import norm
 
-from verify.invertible_model import Attention, Block, FeedForward, ResidualModel
+from verify.invertible_model import AttentionBlock, Block, FeedForwardBlock, ResidualModel
 from verify.invertible_preimage import fitted_prefixes
 from verify.statement import StatementError
 
-__all__ = ["added", "apply", "prefix_of_blocks", "random_model", "random_prefixes"]
+__all__ = ["added", "apply_model", "prefix_of_blocks", "random_model", "random_prefixes"]
 
 
 def random_model(
@@ -38,9 +38,9 @@ def random_model(
     blocks: list[Block] = []
     for _ in range(layers):
         w_q, w_k, w_v = (rng.standard_normal((heads, size, d)) / np.sqrt(d) for _ in range(3))
-        blocks.append(Attention(w_q, w_k, w_v, scale * rng.standard_normal((heads, d, size)) / np.sqrt(d)))
+        blocks.append(AttentionBlock(w_q, w_k, w_v, scale * rng.standard_normal((heads, d, size)) / np.sqrt(d)))
         w_1, w_2 = rng.standard_normal((m, d)) / np.sqrt(d), scale * rng.standard_normal((d, m)) / np.sqrt(m)
-        blocks.append(FeedForward(w_1, 0.1 * rng.standard_normal(m), w_2, np.zeros(d), activation))
+        blocks.append(FeedForwardBlock(w_1, 0.1 * rng.standard_normal(m), w_2, np.zeros(d), activation))
     return ResidualModel(tuple(blocks))
 
 
@@ -50,7 +50,7 @@ def random_prefixes(
     """Prefix tokens of norm just below `radius` in random directions, for every attention block."""
     rng = np.random.default_rng(seed)
     found = []
-    for _ in (block for block in model.blocks if isinstance(block, Attention)):
+    for _ in (block for block in model.blocks if isinstance(block, AttentionBlock)):
         p = rng.standard_normal((tokens, model.dimension))
         found.append(radius * (1 - 1e-12) * p / np.linalg.norm(p, axis=1, keepdims=True))
     return tuple(found)
@@ -63,7 +63,7 @@ def added(
     block: Block, x: Float[np.ndarray, "T d"], prefix: Float[np.ndarray, "N d"] | None = None
 ) -> Float[np.ndarray, "T d"]:
     """What a block adds to the stream, in float64."""
-    if isinstance(block, FeedForward):
+    if isinstance(block, FeedForwardBlock):
         return _FLOAT[block.activation](x @ block.w_1.T + block.b_1) @ block.w_2.T + block.b_2
     every = x if prefix is None else np.vstack([prefix, x])
     queries, keys, values = (
@@ -77,12 +77,12 @@ def prefix_of_blocks(
     model: ResidualModel, prefixes: Sequence[Float[np.ndarray, "N d"]] | None
 ) -> list[Float[np.ndarray, "N d"] | None]:
     """The prefix of every block, None for feed-forward blocks and where there is none. Raises StatementError for a number that does not fit."""
-    empty = [np.zeros((0, model.dimension)) for block in model.blocks if isinstance(block, Attention)]
+    empty = [np.zeros((0, model.dimension)) for block in model.blocks if isinstance(block, AttentionBlock)]
     left = list(fitted_prefixes(model, empty if prefixes is None else prefixes))
-    return [left.pop(0) if isinstance(block, Attention) else None for block in model.blocks]
+    return [left.pop(0) if isinstance(block, AttentionBlock) else None for block in model.blocks]
 
 
-def apply(
+def apply_model(
     model: ResidualModel, x: Float[np.ndarray, "T d"], prefixes: Sequence[Float[np.ndarray, "N d"]] | None = None
 ) -> Float[np.ndarray, "T d"]:
     """The model's output in float64 (nothing is proved here). prefixes: one array of tokens for each attention block."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from verify.invertible_lipschitz import block_bound
-from verify.invertible_model import Attention, Block, ResidualModel
+from verify.invertible_model import AttentionBlock, Block, ResidualModel
 from verify.statement import StatementError
 from verify.stored_arrays import stored_number
 
@@ -58,6 +58,6 @@ def rescaled(model: ResidualModel, radius: float, prefix_radius: float, *, limit
 
 
 def _scaled(block: Block, factor: float) -> Block:
-    if isinstance(block, Attention):
+    if isinstance(block, AttentionBlock):
         return replace(block, w_o=factor * block.w_o)
     return replace(block, w_2=factor * block.w_2, b_2=factor * block.b_2)

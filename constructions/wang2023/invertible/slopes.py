@@ -18,7 +18,7 @@ from scipy.stats import norm
 
 from constructions.progress import reporting
 from verify.invertible_lipschitz import block_bound
-from verify.invertible_model import Attention, Block, FeedForward
+from verify.invertible_model import AttentionBlock, Block, FeedForwardBlock
 
 __all__ = ["LipschitzCurve", "largest_slope", "lipschitz_curve", "slope_at"]
 
@@ -33,7 +33,7 @@ def _derivatives(
     block: Block, x: Float[np.ndarray, "T d"], prefix: Float[np.ndarray, "N d"] | None, copies: int = 1
 ) -> Float[np.ndarray, "T d d"]:
     """J_0s for every token s, summed over its copies (the first token has none)."""
-    if isinstance(block, FeedForward):
+    if isinstance(block, FeedForwardBlock):
         h = block.w_1 @ x[0] + block.b_1
         slopes = {
             "relu": lambda: (h > 0).astype(float),
@@ -88,7 +88,7 @@ def largest_slope(
     Lipschitz constant there. copies: what every token but the first stands for, up to so long sequences are looked at. Deterministic for a seed."""
     rng = np.random.default_rng(seed)
     d = block.dimension
-    count = 1 if isinstance(block, FeedForward) else tokens + prefix
+    count = 1 if isinstance(block, FeedForwardBlock) else tokens + prefix
     limits = np.where(np.arange(count) < tokens, radius, prefix_radius)[:, None]
 
     def points(flat: Float[np.ndarray, " p"]) -> Float[np.ndarray, "count d"]:
@@ -114,7 +114,7 @@ def _starts(
     both stretch, and a query that weighs them equally."""
     d = block.dimension
     found = [3 * rng.standard_normal((count, d)) / np.sqrt(d) * 2 for _ in range(many)]
-    if not isinstance(block, Attention):
+    if not isinstance(block, AttentionBlock):
         return found
     for w_q, w_k, w_v, w_o in zip(block.w_q, block.w_k, block.w_v, block.w_o, strict=True):
         u, n = w_o @ w_v, w_q.T @ w_k

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from constructions.wang2023.lora.layer import AttentionLayer, outputs
+from constructions.wang2023.lora.layer import SingleHead, outputs
 from verify.certificate import upward
 from verify.lora_error import LayerError
 from verify.lora_run import UPDATED, AttentionTask, LowRank
@@ -44,7 +44,7 @@ MEMORISED = 1e-9
 class LoraDataset:
     """n examples that a rank-1 update memorises. statement, verdict: that it does, proved by running the updated layer."""
 
-    layer: AttentionLayer
+    layer: SingleHead
     sequences: Float[np.ndarray, "n 3 d"]
     targets: Float[np.ndarray, "n d_v"]
     update: LowRank
@@ -72,7 +72,7 @@ class LoraDataset:
 
 
 def generated_dataset(
-    layer: AttentionLayer, n: int, *, update: str = "keys", strength: float = 4.0, seed: int = 0
+    layer: SingleHead, n: int, *, update: str = "keys", strength: float = 4.0, seed: int = 0
 ) -> LoraDataset:
     """n examples that a rank-1 update of `update` generates, in the module's way. strength: g, or the length by which values move.
 
@@ -142,7 +142,7 @@ def _reaching(
 
 
 def _values(
-    layer: AttentionLayer, back: np.ndarray, b: np.ndarray | None, n: int, rng: np.random.Generator
+    layer: SingleHead, back: np.ndarray, b: np.ndarray | None, n: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Orthogonal values of p, r and x, (d_v, n) each; signs and order of p and r such that the frozen layer prefers p_i to r_i. Those of r and x
     are half as long: with equal shares a_i then lies before the point of its ray that is nearest to p_i."""
@@ -156,7 +156,7 @@ def _values(
     return p, SHORT * r, SHORT * x
 
 
-def _margin(layer: AttentionLayer, back: np.ndarray, p: np.ndarray, r: np.ndarray, x: np.ndarray) -> float:
+def _margin(layer: SingleHead, back: np.ndarray, p: np.ndarray, r: np.ndarray, x: np.ndarray) -> float:
     """min_i of <p_i, a_i> - |a_i|^2 for the unprompted answers: where it is positive and the update is strong, the point of [0, a_i] nearest to the
     target is a_i itself, and prompts of little mass come arbitrarily near the floor."""
     size = _token_size(layer, back, p, r, x)
@@ -164,7 +164,7 @@ def _margin(layer: AttentionLayer, back: np.ndarray, p: np.ndarray, r: np.ndarra
     return float((np.einsum("nv,vn->n", share, p) - (share * share).sum(axis=1)).min())
 
 
-def _token_size(layer: AttentionLayer, back: np.ndarray, p: np.ndarray, r: np.ndarray, x: np.ndarray) -> float:
+def _token_size(layer: SingleHead, back: np.ndarray, p: np.ndarray, r: np.ndarray, x: np.ndarray) -> float:
     """1, or less where the frozen layer's logits would exceed 1: a softmax that is nearly hard leaves an update little to move."""
     logits = (layer.w_q @ back @ x).T @ (layer.w_k @ back @ np.hstack([p, r, x])) / np.sqrt(len(layer.w_q))
     return min(1.0, 1.0 / np.sqrt(max(float(np.abs(logits).max()), 1e-300)))

@@ -15,11 +15,11 @@ from verify.lora_run import AttentionTask, Prompt
 from verify.statement import Verdict
 from verify.statement_file import Stated, save_statement
 
-__all__ = ["PromptFloor", "prompt_floor"]
+__all__ = ["ShortPromptFloor", "short_prompt_floor"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PromptFloor:
+class ShortPromptFloor:
     """floor <= max_i |error_i| for every prompt of `tokens` tokens (proved); attained: the error of `prompt` (proved, by running the layer)."""
 
     tokens: int
@@ -39,13 +39,13 @@ class PromptFloor:
         return save_statement(path, Stated(self.statement, self.verdict))
 
     def __repr__(self) -> str:
-        head = f"<PromptFloor {self.tokens} tokens, {self.verdict.status}: {downward(self.floor, 6)} <= error of every prompt"
+        head = f"<ShortPromptFloor {self.tokens} tokens, {self.verdict.status}: {downward(self.floor, 6)} <= error of every prompt"
         return head + (f", one prompt reaches {upward(self.attained, 6)}>" if self.attained < math.inf else ">")
 
 
-def prompt_floor(
+def short_prompt_floor(
     dataset: LoraDataset | AttentionTask, tokens: int, *, prompt: Prompt | None = None, seconds: float = math.inf
-) -> PromptFloor:
+) -> ShortPromptFloor:
     """The largest floor that the kernel proves for prompts of `tokens` tokens, as a statement, with a prompt that shows the other side.
 
     prompt: the one to show; None constructs the best one known (`prompts.best_prompt`). Raises StatementError for a negative number of tokens.
@@ -56,4 +56,4 @@ def prompt_floor(
     verdict = first.decide(seconds=seconds)
     # what was just proved is the statement: deciding it again would give the same bounds
     statement = LoraFloor(task, tokens, verdict.lower, first.prompt)
-    return PromptFloor(tokens, verdict.lower, verdict.upper, first.prompt, statement, verdict)
+    return ShortPromptFloor(tokens, verdict.lower, verdict.upper, first.prompt, statement, verdict)

@@ -1,4 +1,4 @@
-"""One softmax attention layer read at the last token, in float64."""
+"""One softmax head read at the last token, in float64."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from scipy.special import softmax
 from verify.lora_run import LowRank, Prompt
 from verify.stored_arrays import stored_array
 
-__all__ = ["AttentionLayer", "outputs", "random_layer"]
+__all__ = ["SingleHead", "outputs", "random_head"]
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionLayer:
+class SingleHead:
     """Frozen weights. w_q, w_k: (d_k, d); w_v: (d_v, d), an output matrix folded into it. Raises StatementError (a ValueError) for shapes
     that do not fit or entries that are not finite."""
 
@@ -30,10 +30,10 @@ class AttentionLayer:
         object.__setattr__(self, "w_v", stored_array("w_v", self.w_v, (None, self.w_q.shape[1])))
 
     def __repr__(self) -> str:
-        return f"<AttentionLayer d = {self.w_q.shape[1]}, d_k = {len(self.w_q)}, d_v = {len(self.w_v)}>"
+        return f"<SingleHead d = {self.w_q.shape[1]}, d_k = {len(self.w_q)}, d_v = {len(self.w_v)}>"
 
 
-def random_layer(d: int, d_k: int | None = None, d_v: int | None = None, *, seed: int) -> AttentionLayer:
+def random_head(d: int, d_k: int | None = None, d_v: int | None = None, *, seed: int) -> SingleHead:
     """Gaussian W_Q and W_K of variance 1/d, W_V with random orthonormal rows; d_k and d_v default to d. Logits of unit tokens are of the order d^(-1/2).
 
     Raises ValueError for d_v > d.
@@ -42,11 +42,11 @@ def random_layer(d: int, d_k: int | None = None, d_v: int | None = None, *, seed
     if (d_v or d) > d:
         raise ValueError(f"d_v = {d_v}: at most d = {d} rows can be orthonormal")
     w_q, w_k = (rng.standard_normal((d_k or d, d)) / np.sqrt(d) for _ in range(2))
-    return AttentionLayer(w_q, w_k, np.linalg.qr(rng.standard_normal((d, d_v or d)))[0].T)
+    return SingleHead(w_q, w_k, np.linalg.qr(rng.standard_normal((d, d_v or d)))[0].T)
 
 
 def outputs(
-    layer: AttentionLayer,
+    layer: SingleHead,
     sequences: Float[np.ndarray, "n T d"],
     *,
     update: LowRank | None = None,

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import logsumexp
 
-from constructions.wang2023.lora.layer import AttentionLayer, outputs
+from constructions.wang2023.lora.layer import SingleHead, outputs
 from verify.lora_run import AttentionTask, Prompt
 from verify.statement import StatementError
 
@@ -32,7 +32,7 @@ def one_token(task: AttentionTask, mass: float) -> Prompt:
     """
     if not 0 < mass < 1:
         raise StatementError(f"mass = {mass!r}: expected a share in (0, 1)")
-    layer = AttentionLayer(task.w_q, task.w_k, task.w_v)
+    layer = SingleHead(task.w_q, task.w_k, task.w_v)
     moved = task.targets - outputs(layer, task.sequences)
     ray = _ray(moved)
     if ray is None:
@@ -52,7 +52,7 @@ def best_prompt(task: AttentionTask, tokens: int, mass: float = MASS) -> Prompt 
     """A prompt of `tokens` tokens near the floor where targets minus outputs are nearly orthogonal; None where queries are too dependent to address
     examples one by one. `tokens` >= n are enough to come near any targets: the first n tokens address one example each."""
     n = task.examples
-    moved = task.targets - outputs(AttentionLayer(task.w_q, task.w_k, task.w_v), task.sequences)
+    moved = task.targets - outputs(SingleHead(task.w_q, task.w_k, task.w_v), task.sequences)
     if tokens >= n:
         return imitating_prompt(task, tokens)
     if tokens == 1 and (ray := _ray(moved)) is not None:
@@ -148,7 +148,7 @@ def imitating_prompt(task: AttentionTask, tokens: int, sharpness: float = 30.0) 
     if keys is None:
         return None
     values = np.zeros((tokens, task.targets.shape[1]))
-    layer = AttentionLayer(task.w_q, task.w_k, task.w_v)
+    layer = SingleHead(task.w_q, task.w_k, task.w_v)
     values[:n] = 2 * task.targets - outputs(layer, task.sequences)
     return Prompt(keys, values)
 

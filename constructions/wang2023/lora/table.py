@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from constructions.progress import reporting
 from constructions.wang2023.lora.dataset import LoraDataset, generated_dataset
-from constructions.wang2023.lora.floor import PromptFloor, prompt_floor
-from constructions.wang2023.lora.layer import random_layer
+from constructions.wang2023.lora.floor import ShortPromptFloor, short_prompt_floor
+from constructions.wang2023.lora.layer import random_head
 from constructions.wang2023.lora.tuned import tuned_prompt
 from verify.certificate import downward, upward
 
@@ -26,7 +26,7 @@ class ParametersRow:
     n: int
     d: int
     dataset: LoraDataset
-    floors: tuple[PromptFloor, ...]
+    floors: tuple[ShortPromptFloor, ...]
     tuned: tuple[tuple[int, float], ...] = ()
 
     @property
@@ -79,9 +79,9 @@ def parameters_table(
         for k, n in enumerate(ns):
             report(k / len(ns), f"{n} examples")
             width = 3 * n if d is None else d
-            dataset = generated_dataset(random_layer(width, seed=seed), n, update=update, strength=strength, seed=seed)
+            dataset = generated_dataset(random_head(width, seed=seed), n, update=update, strength=strength, seed=seed)
             lengths = range(n + 1) if tokens is None else sorted({t for t in tokens if t <= n})
-            floors = tuple(prompt_floor(dataset, t) for t in lengths)
+            floors = tuple(short_prompt_floor(dataset, t) for t in lengths)
             tuned = tuple((t, tuned_prompt(dataset.task, t, seed=seed)[1]) for t in lengths if t > 0) if tune else ()
             rows.append(ParametersRow(n, width, dataset, floors, tuned))
     return tuple(rows)

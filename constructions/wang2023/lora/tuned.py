@@ -7,7 +7,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
 
-from constructions.wang2023.lora.layer import AttentionLayer, outputs
+from constructions.wang2023.lora.layer import SingleHead, outputs
 from verify.lora_run import AttentionTask, Prompt
 from verify.statement import StatementError
 
@@ -25,7 +25,7 @@ def tuned_prompt(task: AttentionTask, tokens: int, *, starts: int = 3, steps: in
     if tokens < 1 or starts < 1 or steps < 1:
         raise StatementError(f"tokens = {tokens}, starts = {starts}, steps = {steps}: all must be at least 1")
     rng = np.random.default_rng(seed)
-    layer = AttentionLayer(task.w_q, task.w_k, task.w_v)
+    layer = SingleHead(task.w_q, task.w_k, task.w_v)
     d_k, d_v = len(task.w_q), len(task.w_v)
     queries = task.sequences[:, -1, :] @ task.w_q.T / np.sqrt(d_k)
     own = np.asarray(logsumexp(np.einsum("nk,ntk->nt", queries, task.sequences @ task.w_k.T), axis=1))
