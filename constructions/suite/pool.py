@@ -68,7 +68,8 @@ class WorkerPool(Executor):
             self.shutdown()
             return
         self._stop.set()
-        self.shutdown(wait=False, cancel_futures=True)
+        # waits for them: a worker that is still starting reads from its parent, and would complain about its end
+        self.shutdown(cancel_futures=True)
 
 
 def _cancel(outer: Future[Any]) -> None:
