@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from benchmarks import analytic, circuits, evaluation, franke, lipschitz, proof, sequences, sphere, training
+from benchmarks import (
+    analytic,
+    circuits,
+    evaluation,
+    export,
+    franke,
+    lipschitz,
+    proof,
+    sequences,
+    sphere,
+    training,
+    wang,
+)
 from benchmarks.outcome import Benchmark
 
 __all__ = ["BENCHMARKS"]
@@ -31,9 +43,19 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         circuits.run,
         takes_suite=True,
     ),
+    Benchmark(
+        "wang",
+        "a family of functions served by prompts, pair by pair; what no prompt does, certified for 120 layers",
+        wang.run,
+    ),
     Benchmark("proof", "how long proofs take and how tight the proved bounds are", proof.run),
     Benchmark(
         "training", "the same number of tokens trained with Adam instead of compiled (needs PyTorch)", training.run
+    ),
+    Benchmark(
+        "export",
+        "PyTorch, ONNX and PEFT: speed beside plain attention, agreement to the stated bounds, bit-equal round trips",
+        export.run,
     ),
     Benchmark(
         "evaluation", "a hundred thousand points, a thousand tokens: seconds and memory of every engine", evaluation.run

@@ -1,8 +1,9 @@
-"""Circuits: fifty physics formulas of 2 to 8 variables at 1e-3 and 1e-6 of their range, and Newton's law of nine.
+"""Circuits: fifty physics formulas of 2 to 8 variables at 1e-3 and 1e-6 of their range, Newton's law of nine, and NumPy functions.
 
 The formulas and their ranges are fifty of the AI Feynman benchmark's (Udrescu and Tegmark 2020); eps is relative to
 max - min of the formula over its box (`attained_range`). Each is measured alone: in a process of its own, which has loaded the program
-and compiled nothing, with an empty cache of heads. "Warm" is the same again, in another process, with the cache that was left.
+and compiled nothing, with an empty cache of heads. Where the package uqtestfuns is installed, nine of its functions are traced and compiled at
+1e-3 as well. "Warm" is the same again, in another process, with the cache that was left.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import multiprocessing
 import os
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
+from benchmarks import uncertainty
 from benchmarks.outcome import Outcome, Request, columns, number
 from constructions.suite import Entry, Row, read_entries
 from constructions.suite.work import compile_entry
@@ -41,13 +44,12 @@ _TIME_LIMIT = 60.0
 class _Measured:
     """A formula at one eps: with an empty cache, and, where that was asked for, with the cache it left."""
 
-    entry: Entry
     cold: Row
     warm: Row | None
 
 
 def run(request: Request) -> Outcome:
-    """A table for each eps, and one for Newton's law."""
+    """A table for each eps, one for Newton's law, and one for functions of uqtestfuns."""
     entries = read_entries(request.suite or FORMULAS)
     if request.quick:
         entries = [e for e in entries if e.name in _QUICK] or entries[:2]
@@ -67,7 +69,13 @@ def run(request: Request) -> Outcome:
         metrics |= {} if count is None else {f"{name}_newton": count}
     name = FORMULAS.stem if request.suite is None else request.suite.stem
     tables = [_table(f"{name} at {eps} of range", rows) for eps, rows in found.items()]
-    return Outcome((*tables, _table(f"Newton's law at {_COARSE} of range", [newton])), metrics)
+    tables.append(_table(f"Newton's law at {_COARSE} of range", [newton]))
+    if uncertainty.installed() and not request.quick and request.suite is None:
+        functions = [_function(f) for f in request.track(list(uncertainty.FUNCTIONS), "uqtestfuns")]
+        tables.append(_table(f"uqtestfuns at {_COARSE} of range", functions))
+        tokens = [m.cold.tokens for m in functions if m.cold.proved and m.cold.tokens is not None]
+        metrics |= {"proved_uqtestfuns": len(tokens)} | ({"max_tokens_uqtestfuns": max(tokens)} if tokens else {})
+    return Outcome(tuple(tables), metrics)
 
 
 def _summary(proved: Sequence[Row], eps: str) -> dict[str, float]:
@@ -86,18 +94,24 @@ def _summary(proved: Sequence[Row], eps: str) -> dict[str, float]:
 
 
 def _measured(entry: Entry, eps: str, again: bool) -> _Measured:
+    lost = Row("", entry.name, "error", len(entry.domain))
     with tempfile.TemporaryDirectory() as folder:
-        cold = _alone(entry, eps, folder)
-        return _Measured(entry, cold, _alone(entry, eps, folder) if again else None)
+        cold = _alone(lost, _row, entry, float(eps), folder)
+        return _Measured(cold, _alone(lost, _row, entry, float(eps), folder) if again else None)
 
 
-def _alone(entry: Entry, eps: str, folder: str) -> Row:
-    """The row of an entry, worked out by a new process."""
+def _function(name: str) -> _Measured:
+    with tempfile.TemporaryDirectory() as folder:
+        return _Measured(_alone(Row("", name, "error", 0), _function_row, name, folder), None)
+
+
+def _alone(lost: Row, work: Callable[..., Row], *arguments: Any) -> Row:
+    """A row worked out by a new process; `lost` where that ends early."""
     try:
         with ProcessPoolExecutor(1, _context()) as pool:
-            return pool.submit(_row, entry, float(eps), folder).result()
+            return pool.submit(work, *arguments).result()
     except BrokenProcessPool as error:
-        return Row("", entry.name, "error", len(entry.domain), message=f"its process was lost: {error}")
+        return replace(lost, message=f"its process was lost: {error}")
 
 
 def _context() -> BaseContext:
@@ -116,6 +130,12 @@ def _row(entry: Entry, eps_rel: float, folder: str) -> Row:
     method = "circuit" if len(entry.domain) > 1 else "auto"
     row, _ = compile_entry(entry, "", eps_rel=eps_rel, method=method, time_limit=_TIME_LIMIT)
     return row
+
+
+def _function_row(name: str, folder: str) -> Row:
+    """The same for a function of uqtestfuns."""
+    os.environ["PREFIXC_CACHE"] = folder
+    return uncertainty.row(name, float(_COARSE), _TIME_LIMIT)
 
 
 def _table(title: str, rows: Sequence[_Measured]) -> Table:

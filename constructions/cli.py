@@ -34,7 +34,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A compiled prefix, as `prefixc compile -o` writes it.")]
+File = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="A compiled prefix, as `prefixc compile -o` writes it, or a statement, as `.save` does."
+    ),
+]
 
 
 class _Refused(ValueError):
@@ -178,8 +183,10 @@ def _verify(
 ) -> int:
     """Prove the claim in FILE again, from the file alone. What the file says about itself plays no part."""
     from constructions.progress import reporting
-    from verify import check, load
+    from verify import check, holds_statement, load
 
+    if holds_statement(file):
+        return _verify_statement(file, quiet)
     stored = load(file).certificate
     with reporting(False if quiet else None) as report:
         fresh = check(file, progress=lambda done, words: report(done, f"{words} {file.name}"))
@@ -187,6 +194,19 @@ def _verify(
         typer.echo("\n".join(_certificate_lines(fresh)))
         if stored.to_json() != fresh.to_json():
             typer.echo(f"the file claimed  {stored!r}")
+    return _EXIT[str(fresh.status)]
+
+
+def _verify_statement(file: Path, quiet: bool) -> int:
+    """A statement is decided again."""
+    from constructions.stated import verdict_lines
+    from verify import check_statement, load_statement
+
+    stated, fresh = load_statement(file), check_statement(file)
+    if not quiet:
+        typer.echo("\n".join(verdict_lines(stated, fresh)))
+        if stated.verdict.to_json() != fresh.to_json():
+            typer.echo(f"the file claimed  {stated.verdict!r}")
     return _EXIT[str(fresh.status)]
 
 
@@ -221,10 +241,12 @@ def _certificate_lines(cert: Certificate) -> list[str]:
 def _explain(file: File) -> int:
     """Print the proof in FILE with its numbers, as they are stored."""
     from constructions.compiled import load
+    from constructions.stated import explained
+    from verify import holds_statement, load_statement
 
-    compiled = load(file)
+    words = explained(load_statement(file)) if holds_statement(file) else load(file).explain()
     typer.echo(f"As stored in {file}. Nothing was proved again: `prefixc verify {file}` does that.\n")
-    typer.echo(compiled.explain())
+    typer.echo(words)
     return 0
 
 
@@ -253,6 +275,7 @@ def _plot(
     from constructions.compiled import load
     from constructions.plots import CIRCUIT_KINDS, SPHERE_KINDS, plot
     from constructions.plots.style import dressed
+    from verify import holds_statement
     from verify.artefact import write_whole
 
     if eps and kind != "convergence":
@@ -260,6 +283,8 @@ def _plot(
     kinds = list(dict.fromkeys([*SPHERE_KINDS, *CIRCUIT_KINDS]))
     if kind not in kinds:
         raise _Refused(f"--kind {kind!r} is unknown. Choose among: {', '.join(kinds)}.")
+    if holds_statement(file):
+        raise _Refused(f"{file}: holds a statement, and the pictures are of compiled prefixes. `prefixc explain` it.")
     compiled = load(file)
     figure = Figure(figsize=(7.2, 4.6), layout="constrained", facecolor="white")
     options: dict[str, Any] = (

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
     from constructions.circuits.compile import CircuitProposal
     from constructions.circuits.stream import Trace
+    from constructions.export.backbone import Backbone, BackboneConfig
+    from constructions.export.torch_module import PrefixModule
     from constructions.theorem import Theorem
 
 __all__ = ["Compiled", "PlotKind", "backbone", "claim_of", "load"]
@@ -268,6 +270,26 @@ class Compiled:
         }
         arrays = {k: v for k, v in self.grid.items() if isinstance(v, np.ndarray) and v.dtype.kind in "fiu"}
         return save_artefact(path, Artefact(self.claim, self.certificate, construction, arrays))
+
+    def to_torch(self, dtype: Any = "float64", device: Any = "cpu", **options: Any) -> PrefixModule:
+        """A frozen `torch.nn.Module` in float64, float32 or bfloat16: see `constructions.export.to_torch`."""
+        from constructions.export import to_torch
+
+        return to_torch(self, dtype, device, **options)
+
+    def to_onnx(self, path: str | os.PathLike[str], dtype: str = "float64", **options: Any) -> Path:
+        """An ONNX file in float64 or float32: see `constructions.export.to_onnx`."""
+        from constructions.export import to_onnx
+
+        return to_onnx(self, path, dtype, **options)
+
+    def to_peft(
+        self, path: str | os.PathLike[str], backbone: Backbone | BackboneConfig | None = None, **options: Any
+    ) -> Path:
+        """A PEFT prefix-tuning adapter for the universal backbone: see `constructions.export.to_peft`."""
+        from constructions.export import to_peft
+
+        return to_peft(self, path, backbone, **options)
 
 
 def on_sphere(sphere: Sphere, points: Float[np.ndarray, "*batch n"]) -> None:

@@ -26,7 +26,7 @@ from constructions.trace import NotTraceable, trace
 from verify import Sphere
 
 NAMES = [b.name for b in BENCHMARKS]
-QUICK_ONES = ["lipschitz", "analytic", "franke", "sphere", "sequences", "circuits", "proof", "training"]
+QUICK_ONES = ["lipschitz", "analytic", "franke", "sphere", "sequences", "circuits", "wang", "proof", "training"]
 """All but `evaluation`, which starts a process for every engine there is."""
 
 
@@ -57,7 +57,24 @@ def circuits_for_formulas(found: dict[str, float]) -> None:
     assert found["tokens_newton"] <= 25
 
 
-PROMISES = {"sphere": heads_on_spheres, "sequences": functions_of_sequences, "circuits": circuits_for_formulas}
+def both_halves_of_wang(found: dict[str, float]) -> None:
+    """Every pair of the family right; every layer's floor proved, and met by a prompt."""
+    assert found["family_pairs"] > 0
+    assert found["family_wrong"] == found["family_wrong_softmax"] == found["family_error"] == 0
+    assert found["family_proved"] == found["family_proved_softmax"] == 1
+    assert found["floors_certified"] == found["floors_tried"]
+    assert found["floors_certified_invertible"] == found["floors_tried_invertible"]
+    assert found["floor_gap_max"] <= 1e-6
+    assert found["floor_gap_max_invertible"] <= 1e-3
+    assert found["lora_floor_least"] > 0 <= found["lora_update_error_max"] <= 1e-9
+
+
+PROMISES = {
+    "sphere": heads_on_spheres,
+    "sequences": functions_of_sequences,
+    "circuits": circuits_for_formulas,
+    "wang": both_halves_of_wang,
+}
 """What must hold of a run, small or stored."""
 
 
@@ -138,6 +155,9 @@ def test_stored_results_keep_what_is_promised() -> None:
         if "claims" in metrics:
             assert metrics["proved"] == metrics["claims"]
     assert json.loads((RESULTS / "sphere.json").read_text())["smooth_functions"] >= 6
+    wang = json.loads((RESULTS / "wang.json").read_text())
+    assert wang["family_pairs"] >= 10**4
+    assert (wang["floors_tried"], wang["floors_tried_invertible"]) == (100, 20)
 
 
 def test_a_quick_run_leaves_the_stored_results_alone() -> None:

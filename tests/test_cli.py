@@ -16,7 +16,8 @@ from constructions import compile_prefix
 from constructions.cli import main
 from constructions.compiled import backbone
 from constructions.errors import NotProvedError
-from verify import Artefact, Claim, Head, Layer, Prefix, Transformer, prove
+from constructions.wang2023 import random_layer, unmemorable
+from verify import Artefact, Claim, Head, Layer, Prefix, Stated, Transformer, prove, save_statement
 from verify import load as load_artefact
 from verify import save as save_artefact
 
@@ -66,6 +67,12 @@ def conditional(tmp_path):
         return np.array([abs(float(q) - 0.3) for q in np.ravel(p)])
 
     return compile_prefix(distance, 0.05, [(0, 1)], lipschitz=1.0).save(tmp_path / "box.st")
+
+
+@pytest.fixture(scope="module")
+def floor():
+    """A statement that no prompt does better, with its verdict."""
+    return unmemorable(random_layer(5, 3, seed=0), seed=0)
 
 
 def message(capsys) -> str:
@@ -127,6 +134,47 @@ def test_conditional_proof_says_so(conditional, capsys):
     assert "declared, not proved" in out
     assert main(["explain", str(conditional)]) == 0
     assert "ON CONDITION" in capsys.readouterr().out
+
+
+def test_a_statement_is_verified_and_explained(floor, tmp_path, capsys):
+    path = str(floor.save(tmp_path / "floor.st"))
+    assert main(["verify", path]) == 0
+    out = capsys.readouterr().out
+    assert "status            PROVED" in out
+    assert floor.statement.sentence in out
+    assert "the file claimed" not in out
+    assert main(["verify", path, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["explain", path]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("As stored in ")
+    assert "PROVED, as stored in the file" in out
+    assert "note: room" in out
+
+
+@pytest.mark.parametrize(("factor", "code", "words"), [(1.01, 1, "REFUTED"), (1 + 1e-15, 2, "UNDECIDED")])
+def test_a_statement_that_says_too_much(floor, tmp_path, capsys, factor, code, words):
+    """The stored prompt refutes a floor well above what it reaches; one between the two bounds is undecided."""
+    more = replace(floor.statement, floor=floor.statement.floor * factor)
+    path = save_statement(tmp_path / "more.st", Stated(more, floor.verdict))
+    assert main(["verify", str(path)]) == code
+    out = capsys.readouterr().out
+    assert words in out
+    assert "reason" in out
+    assert "the file claimed  <Verdict proved" in out
+
+
+def test_a_changed_statement_and_its_picture_are_bad_input(floor, tmp_path, capsys):
+    path = floor.save(tmp_path / "floor.st")
+    assert main(["plot", str(path), "-o", str(tmp_path / "o.png")]) == 3
+    assert "holds a statement" in message(capsys)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert main(["verify", str(path)]) == 3
+    assert "sha256" in message(capsys)
+    assert main(["explain", str(path)]) == 3
+    assert "sha256" in message(capsys)
 
 
 @pytest.mark.parametrize(("status", "code"), [("refuted", 1), ("undecided", 2)])

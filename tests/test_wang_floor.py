@@ -19,6 +19,7 @@ from constructions.wang2023.floor import (
     unmemorable,
 )
 from constructions.wang2023.floor.forward import errors, summary
+from constructions.wang2023.floor.tuning import tune_prompts
 from verify import StatementError, Status, check_statement, load_statement
 from verify.artefact import ArtefactError
 
@@ -299,7 +300,6 @@ def test_from_torch_and_tuning():
 
     from constructions.plots.floor import draw_curves, draw_rays
     from constructions.wang2023.floor.from_torch import layer_from_torch
-    from constructions.wang2023.floor.tuning import tune_prompts
 
     matplotlib.use("Agg")
     torch.manual_seed(0)
@@ -327,6 +327,43 @@ def test_from_torch_and_tuning():
     assert len(draw_curves(single, curves).axes) == len(draw_rays(single).axes) == 1
     with pytest.raises(ValueError, match="one head"):
         draw_rays(r)
+
+
+@needs_torch
+def test_both_engines_take_the_same_steps():
+    r = unmemorable(random_layer(6, 3, seed=0, heads=2), seed=0)
+    one, two = (tune_prompts(r, (1, 3), seed=0, starts=2, steps=50, engine=e) for e in ("numpy", "torch"))
+    np.testing.assert_allclose(one.errors, two.errors, rtol=1e-9)
+    np.testing.assert_allclose(one.prompts[1], two.prompts[1], rtol=1e-6)
+
+
+def test_tuning_without_torch_stops_at_the_floor():
+    r = unmemorable(random_layer(6, 3, seed=1), seed=2)
+    curves = tune_prompts(r, (1, 4), seed=0, starts=2, steps=300, engine="numpy")
+    assert r.floor[0] <= curves.best <= 1.05 * r.floor[1]
+    assert (np.diff(curves.errors, axis=1) <= 0).all()
+    block = FeedForward(0.1 * np.eye(3), np.eye(3), activation="tanh")
+    with pytest.raises(ValueError, match="feed-forward"):
+        tune_prompts(unmemorable(replace(r.layer, feedforward=block), seed=0), (1,), seed=0, engine="numpy")
+    with pytest.raises(ValueError, match="engine"):
+        tune_prompts(r, (1,), seed=0, engine="jax")
+
+
+def test_the_gradient_is_that_of_the_loss():
+    """Against differences of the largest error of one example alone, which the loss then is."""
+    from constructions.wang2023.floor.descent import _loss
+    from constructions.wang2023.floor.forward import summary
+
+    r = unmemorable(random_layer(5, 2, seed=0, heads=2), seed=0)
+    s = summary(r.layer, r.examples)
+    values = np.einsum("hvd,nhd->nhv", r.layer.value, s.mean)
+    prompt = np.random.default_rng(0).standard_normal((1, 3, 5))
+    slope = _loss(r.layer, s, values, r.targets, prompt, 1e6)[1]
+    for t, i in [(0, 0), (1, 3), (2, 4)]:
+        step = np.zeros_like(prompt)
+        step[0, t, i] = 1e-6
+        ends = [_loss(r.layer, s, values, r.targets, prompt + sign * step, 1e6)[0][0] for sign in (1, -1)]
+        assert slope[0, t, i] == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5, abs=1e-7)
 
 
 def test_without_torch(monkeypatch):

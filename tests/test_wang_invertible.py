@@ -154,7 +154,9 @@ def test_rescaled_models_are_invertible(activation):
     prefixes = random_prefixes(scaled.model, 3, 2.0, seed=0)
     for x, y in zip(sequences(rng, 10, 4, 6, 1.0), sequences(rng, 10, 4, 6, 1.0), strict=True):
         for other in (y, x + 1e-3 * (y - x)):
-            ratio = size(apply_model(scaled.model, x, prefixes) - apply_model(scaled.model, other, prefixes)) / size(x - other)
+            ratio = size(apply_model(scaled.model, x, prefixes) - apply_model(scaled.model, other, prefixes)) / size(
+                x - other
+            )
             assert after.verdict.lower <= ratio <= after.verdict.upper
 
 

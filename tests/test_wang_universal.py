@@ -8,7 +8,6 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-import mpmath
 import numpy as np
 import pytest
 import sympy as sp
@@ -16,11 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tampering import rewrite
 
-from constructions.errors import CompileError, EpsilonError, LipschitzError, NotProvedError
 from constructions.wang2023.universal import (
     Grid,
-    TooLargeError,
-    compile_prompt,
     plan,
     plan_prompt,
     sizes,
@@ -33,7 +29,7 @@ from constructions.wang2023.universal.execute import execute
 from constructions.wang2023.universal.quantise import quantisation
 from verify import StatementError, Status, check_statement, load_statement
 from verify.artefact import ArtefactError
-from verify.stack import Plan, Run, Span, Stack
+from verify.stack import Plan
 
 GRIDS = [Grid(1, 1, 4, 2, 1), Grid(1, 1, 4, 4, 1), Grid(1, 1, 2, 8, 2), Grid(1, 2, 2, 2, 1), Grid(2, 1, 2, 2, 1)]
 x, y = sp.symbols("x y")
@@ -313,209 +309,3 @@ def test_the_derived_temperature_makes_the_derived_error_the_tolerance(tokens, t
     grid = Grid(1, 1, 4, 2, 1)
     beta = temperature.inverse_temperature(grid, tokens + 1, tolerance)
     assert temperature.stack_error(grid, tokens + 1, beta) <= min(tolerance, 1 / 32) * (1 + 1e-9)
-
-
-# --- the kernel's arithmetic --------------------------------------------------------------------------------------------
-
-finite = st.floats(-1e12, 1e12) | st.floats().filter(math.isfinite)
-
-
-@given(finite, finite)
-def test_spans_enclose_and_stay_points_where_float64_is_exact(a, b):
-    with np.errstate(all="ignore"):
-        for found, exact in [
-            (Span.exact(np.array([a])) + Span.exact(np.array([b])), Fraction(a) + Fraction(b)),
-            (Span.exact(np.array([a])).scale(np.array([b])), Fraction(a) * Fraction(b)),
-            (Span.exact(np.array([a])).times(Span.exact(np.array([b]))), Fraction(a) * Fraction(b)),
-        ]:
-            lo, hi = float(found.lo[0]), float(found.hi[0])
-            assert lo == -math.inf or Fraction(lo) <= exact
-            assert hi == math.inf or exact <= Fraction(hi)
-            if lo == hi:
-                assert Fraction(lo) == exact
-    whole = Span.exact(np.array([float(int(a) % 2**30)])) + Span.exact(np.array([0.125]))
-    assert whole.lo[0] == whole.hi[0]
-
-
-def random_stack(seed: int, beta: float) -> tuple[Stack, np.ndarray]:
-    r = np.random.default_rng(seed)
-    order = r.permutation([0.0, 0.0, 0.0, 1.0, 1.0])
-    w = {name: np.round(r.normal(size=(2, 2, 2)) * 4) / 8 for name in ("query", "key", "value", "out")}
-    first = np.round(r.normal(size=(3, 4, 2)) * 4) / 8
-    first[0] = first[0, 0]
-    second = np.round(r.normal(size=(3, 2, 4)) * 4) / 8
-    stack = Stack(
-        1, np.round(r.normal(size=(3, 2)) * 8) / 8, order, w["query"], np.round(r.normal(size=(2, 2)) * 4) / 8, w["key"], w["value"],
-        w["out"], first, r.normal(size=(3, 4)), second, beta,
-    )  # fmt: skip
-    return stack, r.normal(size=(2, 3, 2))
-
-
-def by_mpmath(stack: Stack, tokens: np.ndarray) -> list:
-    """One sequence through the stack in 60 digits."""
-    with mpmath.workdps(60):
-        z = mpmath.matrix(tokens.tolist()) + mpmath.matrix(stack.position.tolist())
-        n, d, a, f = stack.n, stack.d, 0, 0
-        dot = lambda w, row: mpmath.fsum(mpmath.mpf(float(c)) * t for c, t in zip(w, row, strict=True))  # noqa: E731
-        for kind in stack.order:
-            rows = [[z[j, i] for i in range(d)] for j in range(n)]
-            new = z.copy()
-            for j in range(n):
-                if kind == 1:
-                    for h in range(2):
-                        q = dot(stack.query[a, h], rows[j]) + mpmath.mpf(float(stack.bias[a, h]))
-                        logits = [q * dot(stack.key[a, h], row) for row in rows]
-                        best = max(logits)
-                        weights = [
-                            mpmath.mpf(t == best) if math.isinf(stack.beta) else mpmath.exp(stack.beta * (t - best))
-                            for t in logits
-                        ]
-                        out = mpmath.fsum(
-                            w * dot(stack.value[a, h], row) for w, row in zip(weights, rows, strict=True)
-                        ) / mpmath.fsum(weights)
-                        for i in range(d):
-                            new[j, i] += out * mpmath.mpf(float(stack.out[a, h, i]))
-                else:
-                    hidden = [
-                        max(dot(stack.first[f, r], rows[j]) + mpmath.mpf(float(stack.offset[f, r])), mpmath.mpf(0))
-                        for r in range(4)
-                    ]
-                    for i in range(d):
-                        new[j, i] += dot(stack.second[f, i], hidden)
-            z, a, f = new, a + int(kind == 1), f + int(kind == 0)
-        return [z[n - 1, i] for i in range(d)]
-
-
-@pytest.mark.parametrize("beta", [math.inf, 1.0, 40.0])
-@pytest.mark.parametrize("seed", range(6))
-def test_the_run_encloses_any_stack(seed, beta):
-    stack, tokens = random_stack(seed, beta)
-    found = stack.run(tokens, Plan.of(stack))
-    for k in range(len(tokens)):
-        for i, exact in enumerate(by_mpmath(stack, tokens[k])):
-            assert mpmath.mpf(float(found.lo[k, 0, i])) <= exact <= mpmath.mpf(float(found.hi[k, 0, i]))
-            assert found.hi[k, 0, i] - found.lo[k, 0, i] < 1e-9
-    np.testing.assert_allclose(execute(stack, tokens), found.lo, atol=1e-9)
-
-
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_hardmax_finds_the_largest_key_near_overflow(sign):
-    heads = {name: np.zeros((1, 2, 1)) for name in ("query", "key", "value", "out")}
-    heads["key"][:], heads["value"][:], heads["out"][0, 0] = 1e308, 1.0, 1.0
-    position = np.array([[1.25], [1.5], [1.75]])
-    stack = Stack(
-        1, position, np.ones(1), heads["query"], np.array([[sign, 0.0]]), heads["key"], heads["value"], heads["out"],
-        np.zeros((0, 4, 1)), np.zeros((0, 4)), np.zeros((0, 1, 4)),
-    )  # fmt: skip
-    found = stack.run(np.zeros((1, 3, 1)), Plan.of(stack))
-    exact = 1.75 + (1.75 if sign > 0 else 1.25)
-    assert found.lo[0, 0, 0] <= exact <= found.hi[0, 0, 0]
-
-
-def test_sparse_runs_and_layer_by_layer_runs_agree(four):
-    """The same stack with every feed-forward layer on its own, in the order of execution."""
-    sparse, items = Plan.of(four.stack), []
-    for item in sparse.items:
-        if isinstance(item, int):
-            items.append(item)
-            continue
-        order = np.argsort(item.layer)
-        items += [Run(item.direction, item.starts[[k]], item.ends[[k]], item.layer[[k]]) for k in order]
-    last = max(i for i, item in enumerate(items) if isinstance(item, int) and item >= 0)
-    tokens = np.concatenate(
-        [np.repeat(four.statement.prompts[::9], 4, axis=0), np.tile(four.grid.inputs, (8, 1, 1))], axis=1
-    )
-    one, two = four.stack.run(tokens, sparse), four.stack.run(tokens, Plan(tuple(items), last))
-    for end in (one.hi, two.lo, two.hi):
-        np.testing.assert_array_equal(one.lo, end)
-    assert len(items) == four.stack.depth > 10 * len(sparse.items) / 3
-
-
-# --- a prompt for a user's function -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("p", [1, 2, 3.5])
-def test_a_compiled_prompt_is_within_eps_in_lp_and_the_integral_agrees(p):
-    f = sp.sin(2 * x) / 3 + sp.Rational(1, 4)
-    c = compile_prompt(f, 0.2, p=p)
-    assert c.verdict.proved
-    assert c.bound <= 0.2
-    assert not c.conditional
-    assert c.bound <= c.uniform <= 0.2
-    at = (np.arange(4000) + 0.5) / 4000
-    measured = np.mean(np.abs(c(at) - (np.sin(2 * at) / 3 + 0.25)) ** p) ** (1 / p)
-    assert c.verdict.lower - 1e-4 <= measured <= c.bound + 1e-4
-    assert "proved: L^" in repr(c)
-
-
-def test_one_transformer_serves_two_functions_by_their_prompts():
-    first = compile_prompt(x / 2 + sp.Rational(1, 4), 0.2)
-    second = compile_prompt(sp.Rational(3, 4) - x / 2, 0.2, model=first.model)
-    assert first.verdict.proved
-    assert second.verdict.proved
-    assert first.model is second.model
-    assert not np.array_equal(first.prompt, second.prompt)
-
-
-@pytest.mark.parametrize("sizes_of", [{"m": 2}, {"d": 2}])
-def test_functions_of_two_numbers_as_two_tokens_or_as_one(sizes_of):
-    c = compile_prompt([x * y / 2 + sp.Rational(1, 4), (x + y) / 4 + sp.Rational(1, 4)], 0.3, softmax=True, **sizes_of)
-    assert c.verdict.proved
-    shape = (1, c.model.grid.m, c.model.grid.d)
-    assert np.abs(c(np.full(shape, 0.1)).ravel() - [0.255, 0.3]).max() < 0.3
-
-
-def test_a_callable_is_conditional_on_its_declared_constant_and_says_so():
-    c = compile_prompt(np.vectorize(lambda t: 0.5 * float(t) if t > 0 else 0.0), 0.2, lipschitz=0.5)
-    assert c.verdict.proved
-    assert c.conditional
-    assert "declared" in repr(c)
-    assert "declared" in c.verdict.assumptions[0]
-    with pytest.raises(LipschitzError):
-        compile_prompt(np.vectorize(lambda t: 0.5 * float(t) if t > 0 else 0.0), 0.2)
-
-
-def test_a_tampered_prompt_gives_another_function_and_is_refuted(tmp_path):
-    c = compile_prompt(x / 2 + sp.Rational(1, 4), 0.12)
-    path = c.save(tmp_path / "prompt.st")
-    assert check_statement(path).proved
-
-    def swap(arrays):
-        arrays["prompt"][:] = c.model.prompt(0)
-
-    assert check_statement(rewrite(path, tmp_path / "forged.st", arrays=swap)).status is Status.REFUTED
-
-
-def test_what_the_proof_of_the_lp_error_needs_is_checked():
-    c = compile_prompt(x / 2 + sp.Rational(1, 4), 0.2)
-    tighter = replace(c.statement, margin=c.model.margin / 2)  # the layers do not quantise that far
-    assert tighter.decide().status is Status.UNDECIDED
-    assert "not quantised" in tighter.decide().reason
-    second = c.model.stack.second.copy()
-    second[-1] = 0  # no clamp
-    unclamped = replace(c.statement, stack=replace(c.model.stack, second=second))
-    assert "margins" in unclamped.decide().reason
-    assert c.statement.decide(seconds=0.0).status is Status.UNDECIDED
-    assert replace(c.statement, eps=1e-6).decide().status is Status.REFUTED
-
-
-def test_requests_that_cannot_be_honoured_say_why():
-    with pytest.raises(EpsilonError):
-        compile_prompt(x, -1)
-    with pytest.raises(CompileError, match="Lipschitz"):
-        compile_prompt(sp.sqrt(x), 0.1)
-    with pytest.raises(CompileError, match="outside"):
-        compile_prompt(2 * x, 0.1)
-    with pytest.raises(CompileError, match="components"):
-        compile_prompt([x, x], 0.1)
-    with pytest.raises(CompileError, match="power of two"):
-        Grid(1, 1, 6, 4, 1)
-    with pytest.raises(TooLargeError, match="planned, not built") as refused:
-        compile_prompt(x, 0.001)
-    assert refused.value.plan.functions is None or refused.value.plan.functions > 10**100
-    coarse = universal_transformer(Grid(1, 1, 4, 2, 1))
-    with pytest.raises(NotProvedError):
-        compile_prompt(x, 0.01, model=coarse)
-    gentle = universal_transformer(Grid(1, 1, 4, 4, 1))
-    with pytest.raises(CompileError, match="not in the family"):
-        compile_prompt(sp.Max(0, sp.Min(1, 8 * x - 4)), 0.3, model=gentle)

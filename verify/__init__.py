@@ -14,7 +14,7 @@ from verify.regularity import Enclosed, lipschitz_constant, value_range
 from verify.sequences import Sequences
 from verify.sphere import Sphere, SphereError
 from verify.statement import Statement, StatementError, Verdict
-from verify.statement_file import Stated, check_statement, load_statement, save_statement
+from verify.statement_file import Stated, check_statement, holds_statement, load_statement, save_statement
 from verify.target import ExpressionTarget, GridTarget, LipschitzTarget, Provenance, Target, TargetError
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "check",
     "check_statement",
     "forward",
+    "holds_statement",
     "lipschitz_constant",
     "load",
     "load_statement",

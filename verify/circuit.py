@@ -12,7 +12,7 @@ from typing import Any
 
 from verify.expression import Expression, Node
 
-__all__ = ["Circuit", "CircuitError", "CircuitHint", "CircuitNode", "used_variables"]
+__all__ = ["Circuit", "CircuitError", "CircuitHint", "CircuitNode", "table_size", "used_variables"]
 
 
 class CircuitError(ValueError):
@@ -93,6 +93,11 @@ def _append(table: list[Node], expression: Expression, variables: list[int]) -> 
     return [at[o] for o in expression.outputs]
 
 
+def table_size(circuit: Circuit) -> int:
+    """Rows of all its tables."""
+    return len(circuit.outputs.nodes) + sum(len(n.reads.nodes) + len(n.function.nodes) for n in circuit.nodes)
+
+
 @dataclass(frozen=True)
 class CircuitHint:
     """Where a model holds a circuit. places: (layer, head, slot) of each node; tolerances: the errors its heads were built for (a proof may
@@ -106,6 +111,9 @@ class CircuitHint:
         count = len(self.circuit.nodes)
         if len(self.places) != count or len(self.tolerances) != count:
             raise CircuitError(f"circuit: {count} nodes, {len(self.places)} places, {len(self.tolerances)} tolerances")
+        for i, place in enumerate(self.places):
+            if len(place) != 3 or any(isinstance(x, bool) or not isinstance(x, int) for x in place):
+                raise CircuitError(f"circuit: the place of node {i} is {place!r}, expected (layer, head, slot)")
 
     def to_json(self) -> dict[str, Any]:
         """A plain structure; floats as hexadecimal text."""
@@ -122,9 +130,11 @@ class CircuitHint:
         """The inverse of `to_json`. Raises CircuitError or ExpressionError for anything else."""
         try:
             nodes = tuple(CircuitNode(Expression.from_json(r), Expression.from_json(f)) for r, f in data["nodes"])
-            variables = tuple(str(v) for v in data["variables"])
+            variables = tuple(data["variables"])
+            if not isinstance(data["variables"], list) or not all(isinstance(v, str) for v in variables):
+                raise CircuitError("circuit: 'variables' is not a list of names")
             circuit = Circuit(variables, nodes, Expression.from_json(data["outputs"]))
-            places = tuple((int(l), int(h), int(s)) for l, h, s in data["places"])
+            places = tuple((l, h, s) for l, h, s in data["places"])
             return CircuitHint(circuit, places, tuple(float.fromhex(t) for t in data["tolerances"]))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, CircuitError) or type(error).__name__ == "ExpressionError":

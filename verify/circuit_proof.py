@@ -21,19 +21,35 @@ from threadpoolctl import threadpool_limits
 from verify.affine import UnsupportedModelError
 from verify.ball import TINY, UP, U
 from verify.bisection import Progress
+from verify.boxes import corners
 from verify.cells import Cells
 from verify.certificate import EXECUTION, Certificate, Status, unbounded
-from verify.circuit import CircuitHint
+from verify.circuit import CircuitHint, table_size, used_variables
 from verify.circuit_ranges import ranges
 from verify.circuit_stream import Heads, Refused, Stream, through_layers
-from verify.domain import Box
-from verify.expression import Expression, Node
+from verify.domain import Box, BoxError
+from verify.expression import Expression, ExpressionError, Node
 from verify.identity import prove_equal
 from verify.model import Prefix, Transformer, forward
 from verify.propagate import enclose_model
 from verify.target import ExpressionTarget
 
-__all__ = ["circuit_outputs", "copies_only", "decided", "equals_target", "prove_circuit", "read_out", "witness_among"]
+__all__ = [
+    "UNREADABLE",
+    "circuit_outputs",
+    "copies_only",
+    "decided",
+    "equals_target",
+    "every_node_is_needed",
+    "of_reasonable_size",
+    "prove_circuit",
+    "read_out",
+    "samples",
+    "witness_among",
+]
+
+_MOST_ROWS = 6_000
+"""Rows of a circuit's tables, all nodes together."""
 
 
 def prove_circuit(
@@ -51,19 +67,45 @@ def prove_circuit(
     report = progress or (lambda done, words: None)
     deadline = time.monotonic() + seconds
     with np.errstate(all="ignore"), threadpool_limits(1, "blas"):
+        lower, witness = 0.0, None
         try:
-            lower, witness = witness_among(model, prefix, target, domain.sample(2000)[:, None, :])
-        except UnsupportedModelError as error:
-            return decided(eps, 0.0, None, refusal=str(error))
-        if lower > eps:
-            return decided(eps, lower, witness)
-        heads = Heads(prefix, hint, ranges(hint.circuit, domain), eps, deadline, report)
-        try:
+            lower, witness = witness_among(model, prefix, target, samples(domain)[:, None, :])
+            if lower > eps:
+                return decided(eps, lower, witness)
+            of_reasonable_size(hint, domain.dimension)
+            heads = Heads(prefix, hint, ranges(hint.circuit, domain), eps, deadline, report)
             upper = _bound(model, target, domain, heads)
-        except Refused as error:
+        except UNREADABLE as error:
             return decided(eps, lower, witness, refusal=str(error))
     route = "a posteriori: a circuit of single heads, each by Taylor models on boxes"
     return decided(eps, lower, witness, upper, heads.boxes, route)
+
+
+UNREADABLE = (Refused, UnsupportedModelError, ExpressionError, BoxError, RecursionError, OverflowError)
+"""What a hint or a model that is not what it is said to be may come to."""
+
+
+def samples(domain: Box) -> Float[np.ndarray, "count n"]:
+    """Points where an error is looked for: random ones and corners."""
+    return np.concatenate([domain.sample(2000), corners(*domain.bounds)])
+
+
+def of_reasonable_size(hint: CircuitHint, variables: int) -> None:
+    """Raise Refused for a circuit in other variables, or too large to be looked at."""
+    if len(hint.circuit.variables) != variables:
+        raise Refused(f"the circuit is in {len(hint.circuit.variables)} variables, the domain has {variables}")
+    if table_size(hint.circuit) > _MOST_ROWS:
+        raise Refused(f"the circuit's tables have more than {_MOST_ROWS} rows")
+
+
+def every_node_is_needed(hint: CircuitHint, needed: set[int]) -> None:
+    """Raise Refused if some node is part of no output. needed: variables and nodes that outputs are sums of."""
+    circuit, n = hint.circuit, len(hint.circuit.variables)
+    reached = set(needed)
+    for i in range(len(circuit.nodes) - 1, -1, -1):
+        if n + i not in reached:
+            raise Refused(f"node {i} is needed for no output")
+        reached |= used_variables(circuit.nodes[i].reads)
 
 
 def decided(
@@ -97,7 +139,10 @@ def witness_among(
     layers. target: of the flattened sequence, its outputs token-major."""
     points = sequences.reshape(len(sequences), -1)
     outputs = forward(model, prefix, sequences).reshape(len(points), -1)
-    error = np.abs(outputs - target.evaluate(points)).max(axis=1)
+    wanted = target.evaluate(points)
+    if not np.isfinite(outputs[np.isfinite(wanted).all(axis=1)]).all():
+        raise UnsupportedModelError("the model's output is not a number at some points of the domain")
+    error = np.abs(outputs - wanted).max(axis=1)
     chosen = np.argsort(np.where(np.isnan(error), -1.0, error))[-4:]
     worst = points[chosen]
     out = enclose_model(model, prefix, sequences[chosen], sequences[chosen])
@@ -122,6 +167,7 @@ def _bound(model: Transformer, target: ExpressionTarget, domain: Box, heads: Hea
     stream.size[:n] = np.maximum(np.abs(lo), np.abs(hi))
     stream.size[-1] = 1.0
     through_layers(heads, stream, range(len(model.layers)))
+    every_node_is_needed(heads.hint, {v for s in slots for v in stream.holds.get(s, [])})
     equals_target(circuit_outputs(heads.hint, slots, stream), target, domain)
     return float(np.max(stream.error[slots])) * (1 + 4 * U) + TINY
 
@@ -183,8 +229,9 @@ def circuit_outputs(hint: CircuitHint, slots: list[int], stream: Stream) -> Expr
 
 def equals_target(composed: Expression, target: ExpressionTarget, domain: Box) -> None:
     """Raise Refused unless the circuit's function is proved to be the target on the domain."""
-    if composed.variables != target.expression.variables:
+    if len(composed.variables) != len(target.expression.variables):
         raise Refused(f"the circuit is in {composed.variables}, the target in {target.expression.variables}")
-    found = prove_equal(composed, target.expression, domain)
+    # names are the circuit's own; its variables are the slots of the inputs, in their order
+    found = prove_equal(replace(composed, variables=target.expression.variables), target.expression, domain)
     if not found:
         raise Refused(f"the circuit's function is not known to equal the target: {getattr(found, 'reason', '')}")

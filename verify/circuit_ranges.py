@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from verify.ball import TINY, UP, Ball, U, gamma, matmul
 from verify.circuit import Circuit
 from verify.domain import Box
-from verify.expression import Expression, Node
+from verify.expression import Expression
 from verify.jets import jets
 from verify.precision import arb_bounds, working_precision
 
@@ -42,16 +42,17 @@ def affine_form(reads: Expression) -> Ball | None:
     width = len(reads.variables) + 1
     table: list[Ball | None] = []
     constant: list[bool] = []
+    for node in reads.nodes:
+        constant.append(node.op != "var" and all(constant[a] for a in node.args))
+    known = _constants(reads, constant)
     for i, node in enumerate(reads.nodes):
-        still = node.op != "var" and all(constant[a] for a in node.args)
-        constant.append(still)
         args = [table[a] for a in node.args]
         if node.op == "var":
             unit = np.zeros(width)
             unit[int(node.value or 0)] = 1.0
             table.append(Ball.exact(unit))
-        elif still:
-            lo, hi = _constant(reads, i)
+        elif constant[i]:
+            lo, hi = known[i]
             ball = Ball.exact(np.zeros(width))
             last = Ball.between(np.array(lo), np.array(hi))
             ball.mid[-1], ball.rad[-1] = float(last.mid), float(last.rad)
@@ -85,22 +86,16 @@ def affine_form(reads: Expression) -> Ball | None:
     return Ball(np.stack([r.mid for r in found]), np.stack([r.rad for r in found]))
 
 
-def _constant(expression: Expression, i: int) -> tuple[float, float]:
-    """Bounds of a node that depends on no variable."""
-    index: dict[int, int] = {}
-    kept: list[Node] = []
-
-    def copy(j: int) -> int:
-        if j not in index:
-            node = expression.nodes[j]
-            args = tuple(copy(a) for a in node.args)
-            kept.append(Node(node.op, args, node.value))
-            index[j] = len(kept) - 1
-        return index[j]
-
-    root = copy(i)
+def _constants(expression: Expression, still: list[bool]) -> dict[int, tuple[float, float]]:
+    """Bounds of the nodes that depend on no variable."""
+    chosen = [i for i, alone in enumerate(still) if alone]
+    if not chosen:
+        return {}
+    index = {i: k for k, i in enumerate(chosen)}
+    kept = [replace(expression.nodes[i], args=tuple(index[a] for a in expression.nodes[i].args)) for i in chosen]
     with working_precision(80):
-        return arb_bounds(Expression(tuple(kept), (root,), ()).enclose_point([])[0])
+        values = Expression(tuple(kept), tuple(range(len(kept))), ()).enclose_point([])
+        return {i: arb_bounds(value) for i, value in zip(chosen, values, strict=True)}
 
 
 def ranges(circuit: Circuit, domain: Box) -> list[NodeRange]:
@@ -182,7 +177,8 @@ def _moved(
 ) -> tuple[np.ndarray, np.ndarray]:
     """For pieces [low, high]: an upper bound of the variation, and what the slope at the middle suggests (a guess)."""
     m = len(lo)
-    low, high = np.maximum(low - delta * UP, lo), np.minimum(high + delta * UP, hi)
+    low = np.maximum(np.nextafter(low - delta * UP, -np.inf), lo)
+    high = np.minimum(np.nextafter(high + delta * UP, np.inf), hi)
     with np.errstate(all="ignore"):
         found = jets(function, Ball.between(low, high), np.ones_like(low), 1)[0]
         width = np.full(len(low), np.inf) if found[0] is None else 2 * found[0].rad[:, 0] * UP

@@ -30,12 +30,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from verify.affine import UnsupportedModelError
 from verify.ball import TINY, UP, U, gamma
 from verify.bisection import Progress
 from verify.certificate import Certificate
 from verify.circuit import CircuitHint, used_variables
-from verify.circuit_proof import circuit_outputs, copies_only, decided, equals_target, read_out, witness_among
+from verify.circuit_proof import (
+    UNREADABLE,
+    circuit_outputs,
+    copies_only,
+    decided,
+    equals_target,
+    every_node_is_needed,
+    of_reasonable_size,
+    read_out,
+    samples,
+    witness_among,
+)
 from verify.circuit_ranges import ranges
 from verify.circuit_stream import Heads, Refused, Stream, through_layers
 from verify.expression import Expression
@@ -75,18 +85,18 @@ def prove_circuit_on_sequences(
     report = progress or (lambda done, words: None)
     deadline = time.monotonic() + seconds
     with np.errstate(all="ignore"), threadpool_limits(1, "blas"):
+        lower, witness = 0.0, None
         try:
             within_floats(model, prefix, domain)
-        except UnsupportedModelError as error:
-            return decided(eps, 0.0, None, refusal=str(error))
-        lower, witness = witness_among(model, prefix, target, domain.sample(2000))
-        if lower > eps:
-            return decided(eps, lower, witness)
-        heads = Heads(prefix, hint, ranges(hint.circuit, domain.flattened), eps, deadline, report)
-        try:
+            points = samples(domain.flattened)
+            lower, witness = witness_among(model, prefix, target, points.reshape(len(points), domain.T, -1))
+            if lower > eps:
+                return decided(eps, lower, witness)
+            of_reasonable_size(hint, domain.flattened.dimension)
+            heads = Heads(prefix, hint, ranges(hint.circuit, domain.flattened), eps, deadline, report)
             upper = _bound(model, target, domain, heads)
-        except (Refused, UnsupportedModelError) as error:
-            return decided(eps, lower, witness, boxes=heads.boxes, refusal=str(error))
+        except UNREADABLE as error:
+            return decided(eps, lower, witness, refusal=str(error))
     route = "a posteriori: a circuit of single heads after a layer that gathers, each by Taylor models on boxes"
     return decided(eps, lower, witness, upper, heads.boxes, route)
 
@@ -105,7 +115,7 @@ def _bound(model: Transformer, target: ExpressionTarget, domain: Sequences, head
         own = ExpressionTarget(replace(table, outputs=table.outputs[t * k : (t + 1) * k]))
         equals_target(composed, own, box)
         worst = float(np.max([worst, *stream.error[list(layout.outputs)]]))  # NaN stays
-    _every_node_is_needed(heads.hint, needed)
+    every_node_is_needed(heads.hint, needed)
     return worst * (1 + 4 * U) + TINY
 
 
@@ -135,16 +145,6 @@ def _layout(model: Transformer, prefix: Prefix, hint: CircuitHint, domain: Seque
     if len(hint.circuit.outputs.outputs) != T * model.outputs:
         raise Refused(f"the circuit has {len(hint.circuit.outputs.outputs)} outputs, expected {T * model.outputs}")
     return _Layout(variables, tuple(read_out(model)), own)
-
-
-def _every_node_is_needed(hint: CircuitHint, needed: set[int]) -> None:
-    """Raise Refused if some node is part of no token's output. needed: variables and nodes that outputs are sums of."""
-    circuit, n = hint.circuit, len(hint.circuit.variables)
-    reached = set(needed)
-    for i in range(len(circuit.nodes) - 1, -1, -1):
-        if n + i not in reached:
-            raise Refused(f"node {i} is needed for no output")
-        reached |= used_variables(circuit.nodes[i].reads)
 
 
 def taking_part(hint: CircuitHint, outputs: tuple[int, ...], t: int) -> set[int]:

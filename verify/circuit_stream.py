@@ -19,7 +19,6 @@ function and for the float64 execution alike, node i at layer l, head k, slot s:
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,8 +40,10 @@ from verify.target import ExpressionTarget
 
 __all__ = ["Heads", "Refused", "Stream", "through_layers"]
 
-_MOST = 1e150
+_MOST = 4e149
 """Beyond this no read-out is looked at: no Box holds it."""
+_NEVER_OVERFLOWS = 2.0**900
+"""Sums of so little in all slots of a stream, and logits of that size, stay far inside float64's range."""
 
 
 class Refused(ValueError):
@@ -143,6 +144,14 @@ def through_layers(heads: Heads, stream: Stream, layers: range, live: Callable[[
                     raise Refused(f"layer {l} head {h} writes to slot {int(s)}, which the circuit does not mention")
         for s, member in new:
             stream.holds.setdefault(s, []).append(member)
+        reach = (stream.size + stream.error) * UP
+        # an overflow anywhere becomes NaN everywhere: the next product has 0 * inf
+        summed = sum(len(v) * float(np.abs(v).max()) for v in prefix.values[l]) + float(
+            reach.sum() + written.sum() + added.sum()
+        )
+        logits = max(float((np.abs(k) @ reach).max()) for k in prefix.keys[l])
+        if not (summed < _NEVER_OVERFLOWS and logits < _NEVER_OVERFLOWS):
+            raise Refused(f"layer {l}: what it computes is not known to stay within float64's range")
         everything = stream.size + stream.error + written + added
         stream.error = (stream.error + added + gamma(len(prefix.keys[l]) + 3) * everything) * UP
         stream.size = (stream.size + written) * UP
@@ -155,6 +164,8 @@ def _read(keys: Float[np.ndarray, "tokens d"], i: int, heads: Heads, stream: Str
     alpha = affine_form(node.reads)  # balls (m, variables + nodes + 1)
     if alpha is None:
         raise Refused(f"node {i}: what it reads is not affine")
+    if not (np.isfinite(alpha.mid).all() and np.isfinite(alpha.rad).all()):
+        raise Refused(f"node {i}: the coefficients of what it reads are too large")
     m, d = alpha.shape[0], keys.shape[1]
     later = np.zeros((m, n + len(hint.circuit.nodes) + 1 - alpha.shape[1]))  # nodes numbered i and beyond are not read
     alpha = Ball(
@@ -179,7 +190,10 @@ def _read(keys: Float[np.ndarray, "tokens d"], i: int, heads: Heads, stream: Str
     executed = gamma(d + 2) * (np.abs(keys) @ reach) * (1 + gamma(d + 4))
     own, rounded = _folded(keys, stream.ones)
     full = np.vstack([rows, np.eye(1, d, d - 1)])
-    fit = np.linalg.lstsq(full.T, own.T, rcond=None)[0].T  # (tokens, m + 1)
+    try:
+        fit = np.linalg.lstsq(full.T, own.T, rcond=None)[0].T  # (tokens, m + 1)
+    except np.linalg.LinAlgError:
+        fit = np.full((len(own), m + 1), np.nan)
     if not np.isfinite(fit).all():
         raise Refused(f"node {i}: its keys do not fit what it reads")
     terms = np.abs(own) + np.abs(fit) @ np.abs(full)
@@ -231,7 +245,7 @@ def _proved(values: Float[np.ndarray, " tokens"], reading: _Reading, i: int, hea
     names = node.function.variables
     box = Box(dict(zip(names, zip(lo, hi, strict=True), strict=True)))
     given = heads.hint.tolerances[i]
-    tolerance = given if 0 < given < math.inf else eps
+    tolerance = given if 0 < given <= eps else eps
     limits = [1.5 * tolerance, *(x for x in (20 * tolerance, 1e-4 * eps, 1e-2 * eps) if x > 1.5 * tolerance), eps]
     function = continued(node.function)  # what is read may lie outside the domain of g, if only by delta
     for limit in limits:

@@ -10,17 +10,33 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 
-from verify.expression import Node
+from verify.expression import Expression, Node
 
-__all__ = ["Combination", "dominated", "linear_combination"]
+__all__ = ["Combination", "dominated", "dominations", "linear_combination"]
 
 _BOUNDED = ("sin", "cos", "tanh", "erf")
 """Functions that lie in [-1, 1]."""
-_MOST_TERMS = 64
+_MOST_TERMS = 24
+_MOST_PAIRS = 4_000
+"""Pairs of squares looked at, for all terms of an expression."""
 Monomial = frozenset[tuple[int, int]]
 """Sub-expressions and their powers."""
 Combination = dict[Monomial, Fraction]
+
+
+@lru_cache(maxsize=256)
+def dominations(expression: Expression) -> dict[int, tuple[bool, list[int]]]:
+    """For the sums of an expression that squares keep from being negative: (True, the terms that must not be negative)."""
+    found, left = {}, _MOST_PAIRS
+    for i, node in enumerate(expression.nodes):
+        if node.op == "add" and left > 0:
+            left -= len(node.args) ** 3 // 8
+            answer = dominated(expression.nodes, node)
+            if answer[0]:
+                found[i] = answer
+    return found
 
 
 def dominated(nodes: Sequence[Node], node: Node) -> tuple[bool, list[int]]:

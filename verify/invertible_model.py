@@ -22,7 +22,16 @@ from verify.activations import activation
 from verify.statement import StatementError
 from verify.stored_arrays import stored_array
 
-__all__ = ["AttentionBlock", "Block", "FeedForwardBlock", "ResidualModel", "Rows", "RunTimeout", "block_output", "rows_of"]
+__all__ = [
+    "AttentionBlock",
+    "Block",
+    "FeedForwardBlock",
+    "ResidualModel",
+    "Rows",
+    "RunTimeout",
+    "block_output",
+    "rows_of",
+]
 
 Rows = list[list[flint.arb]]
 """T tokens of d balls."""
@@ -102,7 +111,9 @@ class ResidualModel:
             raise StatementError("blocks: none; a model needs at least one")
         for k, block in enumerate(self.blocks):
             if not isinstance(block, (AttentionBlock, FeedForwardBlock)):
-                raise StatementError(f"block {k + 1}: {type(block).__name__}, expected AttentionBlock or FeedForwardBlock")
+                raise StatementError(
+                    f"block {k + 1}: {type(block).__name__}, expected AttentionBlock or FeedForwardBlock"
+                )
             if block.dimension != self.dimension:
                 raise StatementError(f"block {k + 1}: width {block.dimension}, but block 1 has {self.dimension}")
 
@@ -138,7 +149,9 @@ class ResidualModel:
             parts: dict[str, Any] = {
                 f.name: arrays[f"block{k}.{f.name}"] for f in fields(kind) if f.name != "activation"
             }
-            blocks.append(AttentionBlock(**parts) if kind is AttentionBlock else FeedForwardBlock(**parts, activation=name))
+            blocks.append(
+                AttentionBlock(**parts) if kind is AttentionBlock else FeedForwardBlock(**parts, activation=name)
+            )
         return ResidualModel(tuple(blocks))
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from verify.ball import TINY, Ball, U, inverse
 from verify.conjugate import conjugates, sharpened
 from verify.expression import Expression, Node
-from verify.kinks import absolute, dense, extreme, negate, selection
+from verify.kinks import absolute, dense, extreme, negate, selection, undefined_where
 from verify.monomials import Jet, homogeneous_product, monomials
 from verify.nonnegative import not_negative
 from verify.precision import arb_bounds, working_precision
@@ -221,7 +221,8 @@ def _real_power(x: flint.arb, p: Fraction) -> flint.arb:
 def _integer_power(u: Jet, n: int, order: int, p: int) -> Jet:
     head = _head(u)
     if p == 0:
-        return _constant(Ball.exact(np.ones(head.shape)), order)
+        # 1 where the base is defined
+        return _constant(Ball(np.ones(head.shape), np.where(np.isnan(head.mid + head.rad), np.nan, 0.0)), order)
     out: Jet | None = None
     base, k = u, p
     while k:  # binary powering
@@ -358,7 +359,7 @@ def jets(expression: Expression, centre: Ball, radius: np.ndarray, order: int, s
         for k in range(len(signs), argument + 1):
             of = expression.nodes[k]
             low = _constant_bounds(of)[0] if of.op == "const" else 0.0
-            signs.append(not_negative(of, expression.nodes, signs, centre, low))
+            signs.append(not_negative(k, expression, signs, centre, low))
         return signs[argument]
 
     with np.errstate(all="ignore"), working_precision(_PRECISION):
@@ -386,6 +387,8 @@ def jets(expression: Expression, centre: Ball, radius: np.ndarray, order: int, s
                     value = extreme(node.op, value, other, n, order, boxes, thin)
             elif node.op == "select":
                 value = selection(node.value == ">", args[0], args[1], args[2], n, order, boxes, thin)
+                if strict:
+                    value = undefined_where(args[0], value, boxes)
             else:
                 value = _unary(node.op, args[0], n, order, boxes, strict, thin)
             table.append(value)

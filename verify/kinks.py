@@ -12,7 +12,7 @@ import numpy as np
 from verify.ball import Ball
 from verify.monomials import Jet, monomials
 
-__all__ = ["absolute", "dense", "extreme", "negate", "selection"]
+__all__ = ["absolute", "dense", "extreme", "negate", "selection", "undefined_where"]
 
 
 def negate(u: Jet) -> Jet:
@@ -86,3 +86,11 @@ def selection(strict: bool, c: Jet, a: Jet, b: Jet, n: int, order: int, boxes: i
     if thin:
         choice = np.where(lo > 0, 1, np.where(hi < 0, -1, 0))
     return value + _pick(choice, a, b, order, n, choice == 0, continuous=False)[1:]
+
+
+def undefined_where(c: Jet, value: Jet, boxes: int) -> Jet:
+    """The jet, NaN where the condition c is: strict evaluation says so where something may be undefined."""
+    head = dense(c[0], boxes, 1)
+    lost = np.isnan(head.mid) | np.isnan(head.rad)
+    whole = dense(value[0], boxes, 1)
+    return [Ball(np.where(lost, np.nan, whole.mid), np.where(lost, np.nan, whole.rad)), *value[1:]]

@@ -69,7 +69,7 @@ class LoraFloor(Statement):
     @property
     def sentence(self) -> str:
         return (
-            f"every prompt of {self.tokens} tokens, whatever its keys and values, misses one of {self.task.examples} targets by at least "
+            f"every prompt of {self.tokens} token{'' if self.tokens == 1 else 's'}, whatever its keys and values, misses one of {self.task.examples} targets by at least "
             f"{downward(self.floor, 6)}"
         )
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 
 from verify.ball import Ball
-from verify.dominance import dominated
-from verify.expression import Node
+from verify.dominance import dominations
+from verify.expression import Expression
 
 __all__ = ["not_negative"]
 
@@ -19,14 +18,15 @@ _WITH_ARGUMENT = ("sinh", "tanh", "asinh", "atanh", "asin", "atan", "erf", "acos
 
 
 def not_negative(
-    node: Node, nodes: Sequence[Node], signs: list[np.ndarray], centre: Ball, constant_low: float
+    index: int, expression: Expression, signs: list[np.ndarray], centre: Ball, constant_low: float
 ) -> np.ndarray:
-    """For each box, whether the node's value is >= 0 at every point where it is defined.
+    """For each box, whether a node's value is >= 0 at every point where it is defined.
 
-    nodes: the table; signs: those of all earlier nodes; centre: the boxes, as balls (boxes, n); constant_low: a lower bound of a constant's
+    signs: those of all earlier nodes; centre: the boxes, as balls (boxes, n); constant_low: a lower bound of a constant's
     value. Rules: sums and products of such terms, sums that squares dominate, a product of a factor with itself, even powers, powers of
     such a base, functions that are.
     """
+    node = expression.nodes[index]
     args = [signs[a] for a in node.args]
     none = np.zeros(centre.shape[0], dtype=bool)
     if node.op == "var":
@@ -35,7 +35,7 @@ def not_negative(
         return np.full(len(none), constant_low >= 0)
     if node.op == "add":
         plain = np.logical_and.reduce(args)
-        enough, others = (False, []) if plain.all() else dominated(nodes, node)
+        enough, others = (False, ()) if plain.all() else dominations(expression).get(index, (False, ()))
         return plain | np.logical_and.reduce([~none, *(signs[i] for i in others)]) if enough else plain
     if node.op == "mul":
         odd = [a for a in set(node.args) if node.args.count(a) % 2 == 1]

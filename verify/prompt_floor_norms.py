@@ -19,19 +19,19 @@ def norms_above(x: Ball) -> Array:
 
     Entries are divided by the largest, so that no square overflows; what a quotient's square loses to underflow is under its bound's slack.
     """
-    return _norms(x.magnitude()) * (1 + 4 * gamma(x.shape[-1] + 8)) + TINY
+    return np.asarray(_norms(x.magnitude()) * (1 + 4 * gamma(x.shape[-1] + 8)) + TINY)
 
 
 def norms_below(x: Ball) -> Array:
     """Floats below the Euclidean norm of each row, at least 0; NaN where nothing is known."""
     least = np.maximum(np.nextafter(np.abs(x.mid) - x.rad, -np.inf), 0.0)
-    return np.maximum(_norms(least) * (1 - 4 * gamma(x.shape[-1] + 8)) - TINY, 0.0)
+    return np.asarray(np.maximum(_norms(least) * (1 - 4 * gamma(x.shape[-1] + 8)) - TINY, 0.0))
 
 
 def _norms(entries: Array) -> Array:
     largest = entries.max(axis=-1)
     scale = np.where(largest > 0, largest, 1.0)
-    return scale * np.sqrt(((entries / scale[..., None]) ** 2).sum(axis=-1))
+    return np.asarray(scale * np.sqrt(((entries / scale[..., None]) ** 2).sum(axis=-1)))
 
 
 def singular_values(a: Ball) -> tuple[float, float]:

@@ -151,7 +151,7 @@ def prove(
         ):  # the a priori bound for the longest holds for all: shares and rounding grow with T
             with np.errstate(all="ignore"), threadpool_limits(1, "blas"):
                 head = affine_head(claim.model, claim.prefix, length, near)
-                noted |= _refuse(claim, head)
+                noted |= _refuse(claim, head, deadline)
                 found.append(_decide(claim, head, tightness, max_boxes, progress, deadline))
                 step = max(step, _step(claim, head))
             if not found[-1].proved or found[-1].route.startswith(A_PRIORI):
@@ -168,12 +168,14 @@ def _circuit(claim: Claim, domain: Box, hint: CircuitHint, seconds: float, progr
     """A claim about a deep model that comes with its circuit."""
     if not isinstance(claim.target, ExpressionTarget):
         return unbounded(claim.eps, 0, "a circuit is proved against an expression", assumptions=(EXECUTION,))
-    found = value_range(claim.target.expression, domain, tightness=math.inf)
+    start = time.monotonic()
+    found = value_range(claim.target.expression, domain, tightness=math.inf, deadline=start + seconds)
     if found.bad is not None:
         reason = "the target is undefined or unbounded, or seems so"
         return unbounded(claim.eps, 0, reason, found.bad, assumptions=(EXECUTION,))
     parts = (claim.model, claim.prefix, claim.target, domain, claim.eps, hint)
-    proof = prove_circuit(*parts, seconds=seconds, progress=progress)
+    left = max(0.0, seconds - (time.monotonic() - start))
+    proof = prove_circuit(*parts, seconds=left, progress=progress)
     return replace(proof, assumptions=(*proof.assumptions, *_taken_as_defined(found)))
 
 
@@ -267,7 +269,7 @@ def _taken_as_defined(found: Enclosed) -> tuple[str, ...]:
     )
 
 
-def _refuse(claim: Claim, head: AffineHead) -> set[str]:
+def _refuse(claim: Claim, head: AffineHead, deadline: float = math.inf) -> set[str]:
     """What has to be assumed about the target. Raise UnsupportedModelError where nothing should be proved: a target that is not defined all over the domain (bounds on boxes
     hold only where it is), or recorded values that no Lipschitz function takes (a proof would be vacuous)."""
     target = claim.target
@@ -276,7 +278,7 @@ def _refuse(claim: Claim, head: AffineHead) -> set[str]:
     if isinstance(claim.domain, Sphere) and claim.domain.m > MOST_DIMENSIONS:
         raise UnsupportedModelError(f"spheres beyond m = {MOST_DIMENSIONS} are not handled")
     if isinstance(target, ExpressionTarget):
-        found = value_range(target.expression, claim.domain, tightness=math.inf)
+        found = value_range(target.expression, claim.domain, tightness=math.inf, deadline=deadline)
         if found.bad is not None:
             place = ", ".join(f"[{a:.6g}, {b:.6g}]" for a, b in found.bad)
             raise UnsupportedModelError(f"the target is undefined or unbounded, or seems so, in {place}")

@@ -145,7 +145,7 @@ def _product(a: Array, w: Array) -> tuple[Array, Array]:
 
 
 def _power_of_two(x: Array) -> np.ndarray:
-    return np.abs(np.frexp(x)[0]) == 0.5
+    return np.asarray(np.abs(np.frexp(x)[0]) == 0.5)
 
 
 def _low(s: Array, error: Array) -> Array:

@@ -17,7 +17,7 @@ from verify.certificate import Status
 from verify.statement import Statement, StatementError, Verdict
 from verify.statements import STATEMENTS
 
-__all__ = ["Stated", "check_statement", "load_statement", "save_statement"]
+__all__ = ["Stated", "check_statement", "holds_statement", "load_statement", "save_statement"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,17 @@ def save_statement(path: str | os.PathLike[str], stated: Stated) -> Path:
     metadata = {"format": FORMAT, "version": VERSION, "document": text, "sha256": content_hash(stored, text)}
     write_whole(target, serialise(stored, metadata))
     return target
+
+
+def holds_statement(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a statement (False: something else, such as a compiled prefix). Raises ArtefactError for what is no artefact at all."""
+    try:
+        document = json.loads(read_parts(Path(path))[1])
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ArtefactError):
+            raise
+        return False
+    return isinstance(document, dict) and "statement" in document
 
 
 def load_statement(path: str | os.PathLike[str]) -> Stated:

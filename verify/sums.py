@@ -239,7 +239,9 @@ class Sums:
                         found.add(("root", atom))
                     if kind in ("asin", "acosh") or (kind == "log" and not self.sign(self._sums[args[0]]).positive):
                         found.add((kind, atom))
-                    for inner in args:
+                    if kind == "select":  # what a branch risks, it risks only where it is taken
+                        found.add((kind, atom))
+                    for inner in args[: 1 if kind == "select" else None]:
                         found |= self._risks(self._sums[inner])
             self._sum_risks[number] = frozenset(found)
         return self._sum_risks[number]

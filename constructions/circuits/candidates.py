@@ -15,6 +15,7 @@ from constructions.circuits.costs import Cost, read_ranges, total, typical_token
 from constructions.circuits.finish import absorbed, pruned
 from constructions.circuits.ir import IR, Z1, Z2, Node, Z, depths, node_values, replaced
 from constructions.circuits.known import Known
+from constructions.circuits.phases import rotated
 from constructions.circuits.rewrite import Builder
 from constructions.circuits.squares import completed
 from constructions.errors import CompileError, UnsupportedExpressionError
@@ -173,7 +174,7 @@ class _Search:
 
 
 def _forms(targets: Sequence[sp.Expr]) -> Iterator[list[Any]]:
-    """The expressions as they are written, with completed squares, expanded, over a common denominator, factored; without repetitions or what is far longer.
+    """The expressions as they are written, with completed squares, with phases counted from each other, expanded, over a common denominator, factored; without repetitions or what is far longer.
 
     Polynomial algebra is left alone on long expressions and where an exponent is no small rational: a float's is a polynomial of degree
     2^52 in a root.
@@ -186,6 +187,7 @@ def _forms(targets: Sequence[sp.Expr]) -> Iterator[list[Any]]:
             conjugated,
             _conjugated_and_factored,
             completed,
+            rotated,
             sp.expand_mul,
         )
     else:
@@ -194,6 +196,7 @@ def _forms(targets: Sequence[sp.Expr]) -> Iterator[list[Any]]:
             conjugated,
             _conjugated_and_factored,
             completed,
+            rotated,
             sp.expand,
             sp.together,
             lambda e: sp.factor(sp.together(e)),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -39,8 +41,32 @@ def heads_for(function: sp.Expr | Expression, lo: float, hi: float, *, modulo_af
             raise ValueError(f"function = {function}: has {len(function.outputs)} outputs; pass one of them")
         parsed = parse_expression(str(function), function.variables)
         function = parsed[0] if isinstance(parsed, list) else parsed
-    problem = canonical(sp.sympify(function), float(lo), float(hi), affine=modulo_affine)
+    problem = canonical(_primitive(sp.sympify(function)), *_snapped(float(lo), float(hi)), affine=modulo_affine)
     return NodeLadder(problem, float(lo), float(hi), _rungs(problem.function, modulo_affine, cache_folder()))
+
+
+def _primitive(e: Any) -> Any:
+    """log(c p) as log(c) + log(p) and |c p| as c |p| for the content c of a sum c p: functions that differ by no more share a ladder."""
+    if not e.args:
+        return e
+    e = e.func(*(_primitive(a) for a in e.args))
+    if isinstance(e, (sp.log, sp.Abs)) and e.args[0].is_Add:
+        content, rest = e.args[0].as_content_primitive()
+        if content.is_positive and content != 1:
+            return sp.log(content) + sp.log(rest) if isinstance(e, sp.log) else content * sp.Abs(rest)
+    return e
+
+
+def _snapped(lo: float, hi: float) -> tuple[float, float]:
+    """The ends on a grid of 2^-44 of their size, within the box: what differs by rounding alone shares a ladder.
+
+    A head is measured on the box itself, before it is used.
+    """
+    if not (math.isfinite(lo) and math.isfinite(hi)):
+        return lo, hi
+    step = 2.0 ** (math.frexp(max(abs(lo), abs(hi)))[1] - 44)
+    low, high = math.ceil(lo / step) * step, math.floor(hi / step) * step
+    return (low, high) if low < high else (lo, hi)
 
 
 def estimate(

@@ -1,12 +1,14 @@
 """One head for a product of two read-outs: factor x y on a box, the keys free in the plane.
 
 On a box with centre c and radii r, x = c_1 + r_1 s and y = c_2 + r_2 t, and x y = c_1 c_2 + c_1 r_2 t + c_2 r_1 s + r_1 r_2 s t: with the
-affine part left out, every box is [-1, 1]^2. Four keys at the corners of a small square give V tanh(a s) tanh(a t), V = 1/a^2, with an
+affine part left out, every box is [-1, 1]^2; else the ratios c_i / r_i make the problem, and boxes are widened a little until they lie on a grid,
+so that tables are shared. Four keys at the corners of a small square give V tanh(a s) tanh(a t), V = 1/a^2, with an
 error of order 1/V; free keys do far better, with values that grow: the ladder stops where rounding would take its share.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,6 +23,7 @@ __all__ = ["ProductLadder", "product_heads"]
 
 MOST_TOKENS = 12
 _FIT, _CHECKS = 15, 61  # points an axis
+_STEPS = 256  # grid points of a ratio per unit, or of log(hi/lo) per doubling: a box grows by about 0.4 % at most
 
 
 def product_heads(
@@ -34,9 +37,30 @@ def product_heads(
     lo, hi = np.asarray(lo, dtype=np.float64), np.asarray(hi, dtype=np.float64)
     if lo.shape != (2,) or hi.shape != (2,) or not np.isfinite(hi - lo).all() or not (lo < hi).all():
         raise ValueError(f"lo, hi = {lo}, {hi}: needs two finite intervals lo < hi; a constant factor needs no product")
-    ratio = (0.5 * (lo + hi)) / (0.5 * (hi - lo))
-    offsets = (0.0, 0.0) if modulo_affine else (float(ratio[0]), float(ratio[1]))
-    return ProductLadder(lo, hi, float(factor), modulo_affine, _rungs(offsets, modulo_affine, cache_folder()))
+    sides = [
+        (0.5 * (a + b), 0.5 * (b - a), 0.0) if modulo_affine else _widened(a, b)
+        for a, b in zip(lo.tolist(), hi.tolist(), strict=True)
+    ]
+    centre, radii, ratios = (np.array(part) for part in zip(*sides, strict=True))
+    rungs = _rungs((float(ratios[0]), float(ratios[1])), modulo_affine, cache_folder())
+    return ProductLadder(centre, radii, float(factor), modulo_affine, rungs)
+
+
+def _widened(lo: float, hi: float) -> tuple[float, float, float]:
+    """Centre c, radius r and c/r >= 0, which is on a grid, of an interval that holds [lo, hi]; r < 0 where c is."""
+    if lo + hi < 0:
+        centre, radius, ratio = _widened(-hi, -lo)
+        return -centre, -radius, ratio
+    ratio = (hi + lo) / (hi - lo)
+    if ratio > 1.5:
+        # [lo, lo e^w] has c/r = coth(w/2)
+        width = 2.0 ** (math.ceil(_STEPS * math.log2(math.log(hi / lo) * (1.0 + 1e-11))) / _STEPS)
+        centre, ratio = 0.5 * lo * (1.0 + math.exp(width)), 1.0 / math.tanh(0.5 * width)
+        return centre, centre / ratio, ratio
+    # [-b (1 - q)/(1 + q), b] has c/r = q
+    ratio = math.floor(_STEPS * ratio + 1e-9) / _STEPS
+    radius = hi / (1.0 + ratio)
+    return ratio * radius, radius, ratio
 
 
 class ProductLadder(Ladder):
@@ -44,14 +68,13 @@ class ProductLadder(Ladder):
 
     most = MOST_TOKENS
 
-    def __init__(self, lo: np.ndarray, hi: np.ndarray, factor: float, affine: bool, rungs: _Product) -> None:
-        self.lo, self.hi, self.factor, self.affine, self.rungs = lo, hi, factor, affine, rungs
+    def __init__(self, centre: np.ndarray, radii: np.ndarray, factor: float, affine: bool, rungs: _Product) -> None:
+        self.centre, self.radii, self.factor, self.affine, self.rungs = centre, radii, factor, affine, rungs
 
     @property
     def _scale(self) -> float:
         """The factor of (s + p)(t + q), times its unit."""
-        radii = 0.5 * (self.hi - self.lo)
-        return self.factor * float(radii[0] * radii[1]) * self.rungs.unit
+        return self.factor * float(self.radii[0] * self.radii[1]) * self.rungs.unit
 
     def error(self, tokens: int) -> float:
         return abs(self._scale) * self.rungs.rung(tokens).tolerance if tokens >= 1 else np.inf
@@ -73,7 +96,7 @@ class ProductLadder(Ladder):
         return None
 
     def _placed(self, rung: Rung) -> NodeHead:
-        centre, radii = 0.5 * (self.lo + self.hi), 0.5 * (self.hi - self.lo)
+        centre, radii = self.centre, self.radii
         slopes = rung.slopes / radii
         biases = rung.biases - slopes @ centre
         values = self._scale * rung.values
@@ -90,7 +113,8 @@ class ProductLadder(Ladder):
         if self.affine:
             wanted = self._scale * (square[:, 0] * square[:, 1] - square @ rung.factors)
         error, rounding = measure(points, wanted, slopes, biases, values)
-        return NodeHead(slopes, biases, values, error, self.lo, self.hi, alpha, beta, rounding)
+        box = centre - np.abs(radii), centre + np.abs(radii)
+        return NodeHead(slopes, biases, values, error, *box, alpha, beta, rounding)
 
 
 def _grid(count: int) -> Float[np.ndarray, "m 2"]:

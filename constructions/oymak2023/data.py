@@ -23,6 +23,8 @@ __all__ = ["ContextualData"]
 
 _ORTHOGONAL = 1e-10
 """|<q_star, w_star>| may be this much of |q_star||w_star|: rounding, not a model."""
+_WITHIN = 1 - 1e-14
+"""Projected noise stays inside the ball in spite of rounding."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -164,7 +166,7 @@ class ContextualData:
             drawn_noise *= self.noise
             if self.bound is not None:
                 norms = np.linalg.norm(drawn_noise, axis=2, keepdims=True)
-                drawn_noise *= np.minimum(1.0, self.bound / np.maximum(norms, 1e-300))
+                drawn_noise *= np.minimum(1.0, self.bound * _WITHIN / np.maximum(norms, 1e-300))
             noisy += drawn_noise
         return x, y, drawn
 

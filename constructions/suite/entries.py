@@ -51,7 +51,11 @@ class Entry:
             what = "is missing" if odd[0] in _FIELDS else "is unknown"
             raise SuiteError(f"{place}: the field {odd[0]!r} {what}. Write {_EXAMPLE}.")
         name, expression, domain = (data[f] for f in _FIELDS)
-        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name) or len(name.encode()) > 200:
+        if (
+            not isinstance(name, str)
+            or not _FILE_NAME.fullmatch(name)
+            or len(name.encode(errors="surrogatepass")) > 200
+        ):
             raise SuiteError(
                 f"{place}: name = {_shown(name)} cannot be the name of a file. Use up to 100 letters, digits, spaces, '.', '_' and '-'."
             )

@@ -17,7 +17,7 @@ from constructions.suite.entries import Entry, SuiteError, checked_entries
 from constructions.suite.result import SuiteResult
 from constructions.suite.rows import Row, append, as_csv, key_of, program_version, read_rows
 from constructions.suite.work import compile_entry
-from verify.artefact import write_whole
+from verify.artefact import ArtefactError, load, write_whole
 
 __all__ = ["run_suite"]
 
@@ -89,13 +89,16 @@ def _folder(out: Path) -> Path:
 
 
 def _counts(row: Row, file: Path, time_limit: float) -> bool:
-    """Whether a stored row need not be computed again."""
+    """Whether a stored row need not be computed again: a proved one if its file is what was written, and says so itself."""
     if not row.proved:
         return row.time_limit >= time_limit
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest() == row.sha256
-    except OSError:
+        if hashlib.sha256(file.read_bytes()).hexdigest() != row.sha256:
+            return False
+        held = load(file)
+    except (OSError, ArtefactError):
         return False
+    return held.certificate.proved and held.claim.eps == row.eps and held.certificate.error_upper == row.error
 
 
 def _outcomes(

@@ -91,6 +91,6 @@ __all__ = [
     "short_prompt_floor",
     "tune_prompts",
     "tuned_prompt",
-    "unmemorable",
     "universal_transformer",
+    "unmemorable",
 ]

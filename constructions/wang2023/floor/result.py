@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from constructions.stated_html import Carded
 from constructions.wang2023.floor.forward import errors
 from verify import Stated, Verdict, save_statement
 from verify.certificate import downward, upward
@@ -22,7 +23,7 @@ _MOST_ROWS = 2**20
 
 
 @dataclass(frozen=True, eq=False)
-class PromptFloor:
+class PromptFloor(Carded):
     """statement: for every prompt of every length the error is at least its floor; verdict: the kernel's; notes: of the construction, believed by nobody."""
 
     statement: PromptFloorStatement

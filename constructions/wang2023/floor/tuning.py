@@ -1,4 +1,4 @@
-"""Gradient prompt-tuning in PyTorch, to be seen stopping at the floor: prompts of several lengths, many starts at once."""
+"""Gradient prompt-tuning, to be seen stopping at the floor: prompts of several lengths, many starts at once; in PyTorch, or in NumPy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from constructions.progress import reporting
+from constructions.wang2023.floor.descent import descended
 from constructions.wang2023.floor.result import PromptFloor
 
 __all__ = ["TuningCurves", "tune_prompts"]
@@ -44,26 +45,31 @@ def tune_prompts(
     starts: int = 8,
     steps: int = 1500,
     rate: float = 0.05,
+    engine: str = "torch",
     progress: bool | Callable[[float, str], None] | None = None,
 ) -> TuningCurves:
     """Adam on the token embeddings of a prompt, for the largest error (a soft maximum that hardens), the rate falling to 0 along a cosine.
 
-    The layer is frozen, all starts of one length are trained in one batch. Raises ModuleNotFoundError with the command that installs PyTorch, ValueError for
-    lengths or counts below 1.
+    The layer is frozen, all starts of one length are trained in one batch. engine: "torch", or "numpy" for layers without a feed-forward block, which needs
+    no extra and takes the same steps. Raises ModuleNotFoundError with the command that installs PyTorch, ValueError for lengths or counts below 1, or
+    another engine.
     """
+    if engine not in ("torch", "numpy"):
+        raise ValueError(f"engine = {engine!r}: expected 'torch' or 'numpy'.")
     if min([*lengths, starts, steps]) < 1:
         raise ValueError(f"lengths = {tuple(lengths)}, starts = {starts}, steps = {steps}: all must be at least 1.")
-    if find_spec("torch") is None:
+    if engine == "torch" and find_spec("torch") is None:
         raise ModuleNotFoundError(
-            "tune_prompts needs PyTorch, which is not installed. Run pip install 'prefix-compiler[torch]'."
+            "tune_prompts needs PyTorch, which is not installed. Run pip install 'prefix-compiler[torch]', or pass engine='numpy'."
         )
+    trained = _trained if engine == "torch" else descended
     recorded = np.unique(np.geomspace(1, steps, 120).astype(int))
     curves, final, prompts = [], [], []
     with reporting(progress) as report:
         for k, length in enumerate(lengths):
             report(k / len(lengths), f"prompts of {length} tokens")
             rng = np.random.default_rng([seed, length])
-            history, best = _trained(floor, rng.standard_normal((starts, length, floor.layer.width)), steps, rate)
+            history, best = trained(floor, rng.standard_normal((starts, length, floor.layer.width)), steps, rate)
             curves.append(history.min(axis=1)[recorded - 1])
             errors = np.array([floor.error(p) for p in best])
             final.append(errors)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from constructions.stated_html import Carded
 from verify.certificate import downward
 from verify.invertible import InvertibleFloor
 from verify.invertible_model import ResidualModel
@@ -20,7 +21,7 @@ __all__ = ["SharedTargetFloor", "shared_target_floor"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SharedTargetFloor:
+class SharedTargetFloor(Carded):
     """floor: no prefix within the radius and no target bring both answers nearer than this (proved; 0 where nothing is)."""
 
     floor: float

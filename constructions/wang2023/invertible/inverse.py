@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from constructions.stated_html import Carded
 from constructions.wang2023.invertible.model import added, prefix_of_blocks
 from verify.certificate import upward
 from verify.invertible_lipschitz import stack_bounds
@@ -23,7 +24,7 @@ __all__ = ["Inverse", "inverse"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Inverse:
+class Inverse(Carded):
     """sequence: what the model maps to the output, within `error` (proved; inf where it is not); iterations: in total."""
 
     sequence: Float[np.ndarray, "T d"]

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from constructions.stated_html import Carded
 from verify.certificate import downward, upward
 from verify.invertible import Invertible
 from verify.invertible_lipschitz import BlockBound, stack_bounds
@@ -18,7 +19,7 @@ __all__ = ["Invertibility", "invertibility"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Invertibility:
+class Invertibility(Carded):
     """The verdict for a model on the ball of `radius`, prefixes within `prefix_radius`. bounds: block by block, for models that are not invertible too."""
 
     model: ResidualModel

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from constructions.stated_html import Carded
 from constructions.wang2023.lora.layer import SingleHead, outputs
 from verify.certificate import upward
 from verify.lora_error import LayerError
@@ -41,7 +42,7 @@ MEMORISED = 1e-9
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LoraDataset:
+class LoraDataset(Carded):
     """n examples that a rank-1 update memorises. statement, verdict: that it does, proved by running the updated layer."""
 
     layer: SingleHead

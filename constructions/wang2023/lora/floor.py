@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from constructions.stated_html import Carded
 from constructions.wang2023.lora.dataset import LoraDataset
 from constructions.wang2023.lora.prompts import best_prompt
 from verify.certificate import downward, upward
@@ -19,7 +20,7 @@ __all__ = ["ShortPromptFloor", "short_prompt_floor"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ShortPromptFloor:
+class ShortPromptFloor(Carded):
     """floor <= max_i |error_i| for every prompt of `tokens` tokens (proved); attained: the error of `prompt` (proved, by running the layer)."""
 
     tokens: int
@@ -39,7 +40,7 @@ class ShortPromptFloor:
         return save_statement(path, Stated(self.statement, self.verdict))
 
     def __repr__(self) -> str:
-        head = f"<ShortPromptFloor {self.tokens} tokens, {self.verdict.status}: {downward(self.floor, 6)} <= error of every prompt"
+        head = f"<ShortPromptFloor {self.tokens} token{'' if self.tokens == 1 else 's'}, {self.verdict.status}: {downward(self.floor, 6)} <= error of every prompt"
         return head + (f", one prompt reaches {upward(self.attained, 6)}>" if self.attained < math.inf else ">")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from constructions.stated_html import Carded
 from constructions.wang2023.lora.dataset import LoraDataset
 from constructions.wang2023.lora.prompts import one_token
 from verify.certificate import upward
@@ -20,7 +21,7 @@ __all__ = ["Imitation", "imitations"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Imitation:
+class Imitation(Carded):
     """One token with a value of length `size` has at most this error (proved by running the layer)."""
 
     size: float

@@ -51,7 +51,7 @@ class ParametersRow:
     def __repr__(self) -> str:
         last = max((f for f in self.floors if f.floor > 0), key=lambda f: f.tokens, default=None)
         words = (
-            f"; {last.tokens} tokens ({self.prompt_numbers(last.tokens)} numbers) >= {downward(last.floor, 4)}"
+            f"; {last.tokens} token{'' if last.tokens == 1 else 's'} ({self.prompt_numbers(last.tokens)} numbers) >= {downward(last.floor, 4)}"
             if last
             else ""
         )

@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from jaxtyping import Float, Int
 from constructions.captions import shortened, upward
 from constructions.errors import CompileError, EpsilonError, LipschitzError, NotProvedError
 from constructions.problem import Problem, understand
+from constructions.stated_html import Carded
 from constructions.wang2023.universal.contextual import exact_bits
 from constructions.wang2023.universal.grid import Grid
+from constructions.wang2023.universal.interpolant import as_formulas
 from constructions.wang2023.universal.sizes import Plan, a_priori_error, plan
 from constructions.wang2023.universal.transformer import (
     MOST_BLOCKS,
@@ -26,8 +28,8 @@ from constructions.wang2023.universal.transformer import (
     Universal,
     universal_transformer,
 )
-from verify import Box, ExpressionTarget, Stated, Verdict, save_statement
-from verify.family import Prompted
+from verify import Box, ExpressionTarget, GridTarget, Stated, Verdict, save_statement
+from verify.prompted import Prompted
 
 __all__ = ["CompiledPrompt", "compile_prompt", "plan_prompt"]
 
@@ -37,7 +39,7 @@ _ROUNDING = Fraction(1, 10**9)
 
 
 @dataclass(frozen=True, eq=False)
-class CompiledPrompt:
+class CompiledPrompt(Carded):
     """A prompt with which the universal transformer `model` approximates a function in L^p.
 
     prompt: (P, d), prepended to the input; table: (G^N, N), the quantised function it numbers; statement, verdict: the L^p error, proved; lipschitz: f's
@@ -51,6 +53,12 @@ class CompiledPrompt:
     verdict: Verdict
     lipschitz: float
     name: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the bound depends on: nothing for a formula, the declared constant for a callable that was not traced, for one that was that the formula is it."""
+        return (*self.notes, *self.verdict.assumptions)
 
     @property
     def eps(self) -> float:
@@ -92,7 +100,12 @@ class CompiledPrompt:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Weights, prompt, target and verdict as one file, for `verify.check_statement`."""
         return save_statement(
-            path, Stated(self.statement, self.verdict, {"construction": "prompt of the universal transformer"})
+            path,
+            Stated(
+                self.statement,
+                self.verdict,
+                {"construction": "prompt of the universal transformer", "assumptions": list(self.assumptions)},
+            ),
         )
 
     def __repr__(self) -> str:
@@ -151,7 +164,9 @@ def compile_prompt(
     """The prompt with which one universal transformer computes f: [0, 1]^{m x d} -> [0, 1]^{m x d} up to eps in L^p.
 
     f: a SymPy expression (a list of N = d m of them; entries of the token array row by row, in the order of `variables`, by default alphabetical), or a
-    callable, which is sampled at the cells' centres if it cannot be traced and then needs `lipschitz` (sup norm): the bound is conditional on that, and says so.
+    callable, which is sampled at the cells' centres if it cannot be traced and then needs `lipschitz` (sup norm): the bound is conditional on that, and says so;
+    or GridData on a grid that reaches over [0, 1]^N (its linear interpolant, as a formula; beyond 128 values by its constant, as a callable).
+    A formula whose constant cannot be derived, as x**(3/2), takes `lipschitz` to choose the grid; its bound is unconditional.
     The norm of f - g is (integral of sum_i |f_i - g_i|^p)^{1/p}. model: the transformer to prompt; by default the least deep one that serves every function of f's
     Lipschitz constant up to eps; if that is too deep to build, or uniform is False, the least deep one that serves f.
 
@@ -182,7 +197,14 @@ def compile_prompt(
         verdict = statement.decide()
         if verdict.proved:
             return CompiledPrompt(
-                g, statement.prompt, table, statement, verdict, min(constant, grid.lipschitz), problem.name
+                g,
+                statement.prompt,
+                table,
+                statement,
+                verdict,
+                min(constant, grid.lipschitz),
+                problem.name,
+                problem.assumptions,
             )
     if verdict is None:
         sizes = plan_prompt(eps, constant, p=p, d=d, m=m)
@@ -214,10 +236,17 @@ def _target(f: Any, d: int, m: int, lipschitz: float | None, variables: Sequence
         raise CompileError(
             f"f: {problem.outputs} components, expected d m = {d * m}: one for each entry of the output. Pass a list of {d * m}."
         )
-    constant = problem.constant()
+    constant, found = problem.constant(), problem
+    if isinstance(problem.target, GridTarget) and problem.outputs == d * m:
+        formulas = as_formulas(problem.target, list(problem.domain.names or ()))
+        if formulas is not None:
+            found = replace(understand(formulas, problem.domain, None, "linf"), name=problem.name)
+    if not math.isfinite(constant) and lipschitz is not None:
+        constant = float(lipschitz)  # it chooses the grid; what is proved of a formula does not depend on it
     if not math.isfinite(constant):
         raise CompileError(
-            "f: no finite Lipschitz constant was found on [0, 1]^N (f is too steep somewhere). Pass a Lipschitz function."
+            "f: no finite Lipschitz constant was found on [0, 1]^N: a derivative could not be bounded somewhere. If f is Lipschitz all the same, as x**(3/2) "
+            "is, pass lipschitz= (sup norm); if not, as sqrt(x), pass a Lipschitz function."
         )
     points = np.concatenate(
         [problem.domain.sample(512, seed=0), np.array(list(itertools.product((0.0, 0.5, 1.0), repeat=d * m)))]
@@ -228,7 +257,7 @@ def _target(f: Any, d: int, m: int, lipschitz: float | None, variables: Sequence
         raise CompileError(
             f"f: component {i} is {values[k, i]:.6g} at {points[k].tolist()}, outside [0, 1]. Shift and scale f so that its values are in [0, 1]."
         )
-    return problem, constant
+    return found, constant
 
 
 def _powers(low: int, high: int) -> list[int]:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from constructions.errors import CompileError
+from constructions.stated_html import Carded
 from constructions.wang2023.universal.blocks import join
 from constructions.wang2023.universal.contextual import exact_bits, selective_shifts
 from constructions.wang2023.universal.execute import execute
@@ -55,7 +56,7 @@ def prompts_of(grid: Grid, index: Int[np.ndarray, " k"], length: int) -> Float[n
 
 
 @dataclass(frozen=True, eq=False)
-class Universal:
+class Universal(Carded):
     """g, with its family.
 
     grid: the family; stack: the weights; margin: the share of a cell on which quantisation is not finished; tolerance: 0 for hardmax,

@@ -1,0 +1,178 @@
+"""A compiled prefix inside the running model: as past_key_values, with a hook that reads a head's output.
+
+A cache holds the same number N of entries in every layer and group. Where nothing is compiled the entries should be ignored: `silent_directions` gives, for each
+layer and group, a direction along which the queries of sample texts are positive; keys far out in the opposite direction have next to no weight *on such
+texts*. Nothing is proved about them (but for layer 0, nothing can be); what they cost is measured by `disturbance`.
+The attention mask is omitted: with a cache of N entries one of the text's length is silently wrong. Without position_ids the text starts at position N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from constructions.pretrained.layer0 import CompiledAtSite
+
+__all__ = ["Confirmed", "cache_of", "confirm", "disturbance", "head_outputs", "silent_directions", "token_pieces"]
+
+_FAR = 60.0
+"""Nats below zero that a silent key gets for a query at the mean."""
+
+
+def token_pieces(tokenizer: Any, text: str, length: int) -> list[np.ndarray]:
+    """Consecutive pieces of a text's tokens, `length` each (the last may be shorter)."""
+    ids = np.asarray(tokenizer(text)["input_ids"], dtype=np.int64)
+    return [ids[i : i + length] for i in range(0, len(ids), length)]
+
+
+def silent_directions(model: Any, pieces: Iterable[np.ndarray]) -> np.ndarray:
+    """(layers, groups, width): mean query after the rotation over sample texts and the heads of a group, divided by its squared length."""
+    import torch
+
+    config = model.config
+    width = config.hidden_size // config.num_attention_heads
+    groups = config.num_key_value_heads
+    sums = torch.zeros(config.num_hidden_layers, groups, width, dtype=torch.float64)
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    def reader(layer: int) -> Any:
+        def hook(module: Any, args: Any, kwargs: Any) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            q = module.q_proj(hidden).view(1, hidden.shape[1], -1, width).transpose(1, 2)
+            q, _ = apply_rotary_pos_emb(q, q, *kwargs["position_embeddings"])
+            sums[layer] += q[0].reshape(groups, -1, width).double().mean(1)
+
+        return hook
+
+    handles = [
+        block.self_attn.register_forward_pre_hook(reader(i), with_kwargs=True)
+        for i, block in enumerate(model.model.layers)
+    ]
+    runs = 0
+    try:
+        with torch.inference_mode():
+            for ids in pieces:
+                runs += 1
+                model.model(torch.from_numpy(ids)[None], use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    means = sums.numpy() / max(runs, 1)
+    return means / np.maximum((means * means).sum(axis=-1, keepdims=True), 1e-30)
+
+
+def cache_of(
+    model: Any, entries: Mapping[tuple[int, int], tuple[np.ndarray, np.ndarray]], silent: np.ndarray | None = None
+) -> Any:
+    """A DynamicCache with (keys, values), each (N, width), for some (layer, group), and silent keys with zero values for all others.
+
+    silent: from `silent_directions`; None: zero keys, whose share of the attention is not small. Raises ValueError for unequal N.
+    """
+    import torch
+    from transformers import DynamicCache
+
+    config = model.config
+    groups, width = config.num_key_value_heads, config.hidden_size // config.num_attention_heads
+    lengths = {len(k) for k, _ in entries.values()}
+    if len(lengths) != 1:
+        raise ValueError(f"entries: {sorted(lengths)} prefix tokens; every layer needs the same number")
+    n = lengths.pop()
+    cache = DynamicCache(config=config)
+    for layer in range(config.num_hidden_layers):
+        keys, values = np.zeros((groups, n, width)), np.zeros((groups, n, width))
+        for group in range(groups):
+            if (layer, group) in entries:
+                keys[group], values[group] = entries[layer, group]
+            elif silent is not None:
+                keys[group] = -_FAR * np.sqrt(width) * silent[layer, group]
+        k, v = (torch.from_numpy(x).to(model.dtype)[None] for x in (keys, values))
+        cache.update(k, v, layer)
+    return cache
+
+
+class _Enough(Exception):
+    """The layer asked for has been read; later layers need not run."""
+
+
+def head_outputs(model: Any, ids: np.ndarray, cache: Any = None, layer: int = 0) -> np.ndarray:
+    """(tokens, heads, width): what each head of a layer puts out, before the output projection. Later layers are not run."""
+    import torch
+
+    found: list[Any] = []
+
+    def read(module: Any, args: Any) -> None:
+        found.append(args[0].detach().clone())
+        raise _Enough
+
+    handle = model.model.layers[layer].self_attn.o_proj.register_forward_pre_hook(read)
+    try:
+        with torch.inference_mode(), suppress(_Enough):
+            model.model(torch.from_numpy(ids)[None], past_key_values=cache, use_cache=cache is not None)
+    finally:
+        handle.remove()
+    return found[0][0].reshape(len(ids), model.config.num_attention_heads, -1).numpy().astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """On real text: tokens run, those on which f is not its usual value, the largest error of a coordinate, and the most that a sibling head moved."""
+
+    tokens: int
+    marked: int
+    error: float
+    siblings_moved: float
+
+    def __repr__(self) -> str:
+        return f"<Confirmed (sampled) on {self.tokens} tokens, {self.marked} marked: error <= {self.error:.3g}, siblings moved <= {self.siblings_moved:.3g}>"
+
+
+def confirm(compiled: CompiledAtSite, model: Any, pieces: Sequence[np.ndarray], silent: np.ndarray | None = None) -> Confirmed:
+    """Run the model with the prefix on texts and compare the head's output with f, token by token.
+
+    `siblings_moved` compares with a run without the prefix at the same positions (they only matter relative to each other).
+    """
+    statement, layer = compiled.statement, compiled.site.first_layer
+    p = statement.prefix
+    entries = {(0, layer.group(p.head)): (p.keys, p.values)}
+    phi = statement.target(layer)
+    queries = layer.queries(p.head).exact
+    usual = float(np.median(p.codes)) if len(p.codes) > 2 else float(getattr(statement, "elsewhere", 0.0))
+    error = moved = 0.0
+    tokens = marked = 0
+    for ids in pieces:
+        if len(ids) > p.length:
+            raise ValueError(f"pieces: a text of {len(ids)} tokens, the proof is about at most {p.length}")
+        out = head_outputs(model, ids, cache_of(model, entries, silent))
+        plain = head_outputs(model, ids)
+        for i, token in enumerate(ids.tolist()):
+            lo, hi = phi(np.array([token]), queries[token : token + 1])
+            at = min(len(p.keys) + i - p.first, lo.shape[1] - 1)
+            value = 0.5 * (lo[0, at] + hi[0, at])
+            error = max(error, float(np.abs(out[i, p.head] - (p.offset + value * p.direction)).max()))
+            marked += abs(value - usual) > 1e-12
+        for h in layer.siblings(p.head):
+            moved = max(moved, float(np.abs(out[:, h] - plain[:, h]).max()))
+        tokens += len(ids)
+    return Confirmed(tokens, marked, error, moved)
+
+
+def disturbance(model: Any, pieces: Sequence[np.ndarray], tokens: int, silent: np.ndarray) -> tuple[float, float]:
+    """Mean and largest KL divergence (nats) of the next-token distribution when every layer holds `tokens` silent entries: what a prefix costs where it is to be ignored."""
+    import torch
+
+    width = model.config.hidden_size // model.config.num_attention_heads
+    first = -_FAR * np.sqrt(width) * np.broadcast_to(silent[0, 0], (tokens, width))
+    entries = {(0, 0): (first, np.zeros((tokens, width)))}
+    found = []
+    with torch.inference_mode():
+        for ids in pieces:
+            x = torch.from_numpy(ids)[None]
+            plain = model(x, use_cache=False).logits[0].double().log_softmax(-1)
+            held = model(x, past_key_values=cache_of(model, entries, silent)).logits[0].double().log_softmax(-1)
+            found.append((plain.exp() * (plain - held)).sum(-1))
+    kl = torch.cat(found)
+    return float(kl.mean()), float(kl.max())

@@ -1,0 +1,235 @@
+"""Compile for one head of layer 0: keys by linear programmes over its finite set of queries, values as asked, a proof over every text.
+
+Trigger: one key for each value of f, separated by `constructions.pretrained.separation`. The demands in nats (T tokens of text, C keys, values within
+`span` of each other): gap >= log(8 (C - 1) span / eps), dominance >= log(8 T (max|u| + max|v|) / eps) above the largest data logit, exclusion <= log(spill / C)
+below the sibling's own token; each with what the programmes may miss and float32 may lose on top, which is raised until the kernel agrees.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sympy as sp
+
+from constructions.pretrained.separation import SLACK, Demands, NoKeys, Separated, separate
+from constructions.pretrained.site import Site, SiteError
+from constructions.progress import reporting
+from verify.certificate import upward
+from verify.first_layer import SINGLE, FirstLayer, rotations
+from verify.statement import Verdict
+from verify.statement_file import Stated, save_statement
+from verify.token_head import TokenHead, data_logits
+from verify.token_trigger import HeadStatement, TokenTrigger
+
+__all__ = ["CompiledAtSite", "Context", "compile_layer0", "notes_of", "refuse_half_precision"]
+
+_ALLOWANCES = (0.7, 1.7, 3.7)
+"""Nats on top of what the budget asks, for float32's rounding of logits: tried one after the other."""
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledAtSite:
+    """A prefix for one head, with what is proved about it. notes: how it was found; nobody believes them."""
+
+    site: Site
+    statement: HeadStatement
+    verdict: Verdict
+    notes: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        tokens = len(self.statement.prefix.keys)
+        return f"<CompiledAtSite {self.verdict.status}: error <= {upward(self.verdict.upper)} on every text of <= {self.statement.prefix.length} tokens; {tokens} prefix tokens; {self.site!r}>"
+
+    @property
+    def length(self) -> int:
+        """Prefix tokens."""
+        return len(self.statement.prefix.keys)
+
+    @property
+    def keys(self) -> np.ndarray:
+        """(N, width), as cached (after the rotation)."""
+        return self.statement.prefix.keys
+
+    @property
+    def values(self) -> np.ndarray:
+        """(N, width)."""
+        return self.statement.prefix.values
+
+    def save(self, path: str | Path) -> Path:
+        """Write statement and verdict; `verify.check_statement(path, weights=...)` decides it again from the file and the weights."""
+        return save_statement(path, Stated(self.statement, self.verdict, dict(self.notes)))
+
+
+def compile_layer0(
+    f: Any,
+    eps: float,
+    site: Site,
+    *,
+    offset: np.ndarray | None = None,
+    direction: np.ndarray | None = None,
+    tokenizer: Any = None,
+    seed: int = 0,
+    progress: bool | Callable[[float, str], None] | None = None,
+) -> CompiledAtSite:
+    """See `constructions.pretrained.site.compile_at_site`. The head's output is offset + f direction, both (width,); by default f in coordinate 0, zeros
+    elsewhere. tokenizer: for a predicate, where the site's model brings none. Raises SiteError, with the numbers, where nothing can be compiled."""
+    assert site.head is not None
+    layer = site.first_layer
+    if not 0 <= site.head < layer.heads:
+        raise SiteError(f"head = {site.head}: the layer has heads 0 to {layer.heads - 1}")
+    base = _vector("offset", offset, layer.width, 0)
+    along = _vector("direction", direction, layer.width, 1)
+    if isinstance(f, sp.Expr):
+        from constructions.pretrained.read_out import compile_read_out
+
+        return compile_read_out(f, eps, site, base, along, progress)
+    table = _table(f, site, layer, tokenizer)
+    codes, classes = np.unique(table, return_inverse=True)
+    span = float(np.ptp(codes)) * float(np.abs(along).max())
+    started = time.perf_counter()
+    with reporting(progress) as report:
+        context = Context.of(site, layer, base + codes[:, None] * along, eps)
+        for allowance in _ALLOWANCES:
+            demands = context.demands(classes, max(span, eps), eps, allowance)
+            try:
+                found = separate(demands, seed, report)
+            except NoKeys as error:
+                raise SiteError(_why_not(error, demands, site, seed)) from error
+            prefix = context.prefix(found.keys * math.sqrt(layer.width), codes, base, along)
+            refuse_half_precision(site, layer, prefix)
+            common = float(codes[np.bincount(classes).argmax()])
+            marked = np.flatnonzero(table != common)
+            spill = site.spill if site.exclusive else 1.0
+            statement = TokenTrigger(prefix, layer.sha256, eps, spill, marked, table[marked], common)
+            report(0.95, "proof over every token and position")
+            verdict = statement.decide(weights=layer)
+            if verdict.proved:
+                break
+    notes = notes_of(found, allowance, time.perf_counter() - started)
+    return CompiledAtSite(site, statement, verdict, notes)
+
+
+def notes_of(found: Separated, allowance: float, seconds: float) -> dict[str, Any]:
+    return {"rounds": found.rounds, "queries in the programme": found.queries, "allowance": allowance, "seconds": seconds}
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What demands of all kinds are made from: the head's queries, the largest data logit of each, its siblings."""
+
+    site: Site
+    layer: FirstLayer
+    tokens: int
+    queries: np.ndarray
+    data: np.ndarray
+    largest: float
+    siblings: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+    @staticmethod
+    def of(site: Site, layer: FirstLayer, values: np.ndarray, eps: float) -> Context:
+        """Raises SiteError where float32's softmax alone costs more than eps."""
+        head = site.head or 0
+        group = layer.group(head)
+        keys, own = layer.keys(group), layer.queries(head)
+        largest_data = float(layer.values(group).largest.max())
+        largest = largest_data + float(np.abs(values).max())
+        floor = (7 * (site.length + len(values)) + 200) * SINGLE * max(largest_data, float(np.abs(values).max()))
+        if floor >= 0.75 * eps:
+            raise SiteError(
+                f"eps = {eps:g}: softmax over {site.length} + {len(values)} tokens with values up to {np.abs(values).max():.3g} may round by {floor:.2g} in float32; "
+                "raise eps, or ask for smaller values or shorter texts"
+            )
+        scale = 1 / math.sqrt(layer.width)
+        siblings = []
+        for h in layer.siblings(head) if site.exclusive else ():
+            q = layer.queries(h).exact
+            siblings.append((q * 1.0, (q * keys.exact).sum(axis=1) * scale))
+        return Context(site, layer, len(values), own.exact, data_logits(own, keys), largest, tuple(siblings))
+
+    @property
+    def positions(self) -> range:
+        """Of queries: from 0 (explicit position_ids) or from the prefix length (a cache shifts them) on."""
+        return range(self.site.length + self.tokens)
+
+    def demands(self, classes: np.ndarray, span: float, eps: float, allowance: float) -> Demands:
+        """For one key a class; see the module."""
+        extra = SLACK + allowance
+        gap = math.log(8 * max(1, self.tokens - 1) * span / eps) + extra
+        floor = self.data + math.log(8 * self.site.length * self.largest / eps) + extra
+        below = math.log(self.tokens / self.site.spill) + extra
+        cosines, sines = rotations(self.site.frequencies, self.positions)
+        siblings = tuple((q, own - below) for q, own in self.siblings)
+        return Demands(self.queries, classes, max(gap, 1.0), floor, siblings, cosines, sines)
+
+    def prefix(self, keys: np.ndarray, codes: np.ndarray, base: np.ndarray, along: np.ndarray) -> TokenHead:
+        """Rounded to float32, as it will be cached."""
+        single = [x.astype(np.float32).astype(np.float64) for x in (keys, base + codes[:, None] * along)]
+        frequencies = self.site.frequencies.astype(np.float64)
+        positions = self.positions
+        return TokenHead(
+            self.site.head or 0, *single, codes, base, along, frequencies, positions[0], positions[-1], self.site.length
+        )
+
+
+def _vector(name: str, x: np.ndarray | None, width: int, default: float) -> np.ndarray:
+    if x is None:
+        return np.r_[float(default), np.zeros(width - 1)]
+    vector = np.asarray(x, dtype=np.float64)
+    if vector.shape != (width,) or not np.isfinite(vector).all():
+        raise SiteError(f"{name}: shape {vector.shape}, expected ({width},), finite")
+    return vector
+
+
+def _table(f: Any, site: Site, layer: FirstLayer, tokenizer: Any) -> np.ndarray:
+    """f of every token."""
+    if callable(f):
+        f = site.tokens_where(f, tokenizer)
+    marks = dict(f) if isinstance(f, Mapping) else dict.fromkeys(np.ravel(list(f) if isinstance(f, Iterable) else f).tolist(), 1.0)
+    table = np.zeros(layer.vocabulary)
+    for token, mark in marks.items():
+        if not (isinstance(token, int | np.integer) and 0 <= token < layer.vocabulary and math.isfinite(mark)):
+            raise SiteError(f"f: token {token!r} with value {mark!r}; expected numbers 0 to {layer.vocabulary - 1} with finite values")
+        table[token] = mark
+    if len(set(marks.values()) | {0.0}) > 16:
+        raise SiteError(f"f: {len(set(marks.values()))} different values, at most 15: every value takes a key that is separated from all others")
+    return table
+
+
+def _why_not(error: NoKeys, demands: Demands, site: Site, seed: int) -> str:
+    """What would make the programme feasible: found out by leaving demands away."""
+
+    def feasible(**changes: Any) -> bool:
+        try:
+            separate(Demands(**{**demands.__dict__, **changes}), seed)
+        except NoKeys:
+            return False
+        return True
+
+    at_start = {"cosines": demands.cosines[:1], "sines": demands.sines[:1]}
+    if demands.siblings and feasible(siblings=()):
+        step = "Without the sibling heads' exclusion there are keys: pass Site(exclusive=False), or another head"
+    elif feasible(siblings=(), **at_start):
+        step = "At a single position there are keys: pass a shorter Site(length=...), or another head"
+    else:
+        step = "Not even at a single position: these tokens are not linearly separable from the others by this head's queries; choose other tokens or another head"
+    return f"f at {site!r}: {error}. {step}"
+
+
+def refuse_half_precision(site: Site, layer: FirstLayer, prefix: TokenHead) -> None:
+    """Raise SiteError for a run in bfloat16 or float16, with the numbers: rounding the query alone, u |q_i| a coordinate, moves a logit by so much."""
+    if site.dtype == "float32":
+        return
+    unit = {"bfloat16": 2.0**-8, "float16": 2.0**-11}[site.dtype]
+    q = np.abs(layer.queries(prefix.head).exact)
+    size = np.abs(prefix.keys)
+    half = layer.width // 2
+    moved = unit * float((q[:, :half] @ np.minimum(size[:, :half], size[:, half:]).T).max()) / math.sqrt(layer.width)
+    raise SiteError(
+        f"dtype = {site.dtype!r}: rounding the queries to it can move a logit by {moved:.3g} nats (keys up to {size.max():.0f}), and nothing is proved for it; run layer 0 in float32"
+    )

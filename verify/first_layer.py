@@ -1,0 +1,172 @@
+"""The first attention layer of a language model with rotary positions: its queries are a finite set.
+
+Token b enters layer 0 as x_b = norm * e_b / sqrt(mean(e_b^2) + norm_eps), whatever the text; its query q_b = W_Q x_b, key and value likewise; at
+position p query and key are turned by R_p. So (vocabulary) x (positions) queries are all there are, and all can be looked at.
+
+Rounding. u = 2^-24. A float32 run obeys `FLOAT32`; g(n) = n u / (1 - n u) bounds the relative error of n roundings in a row (Higham). With d
+coordinates in x:
+  - mean(e^2): d + 1 roundings of non-negative terms, + norm_eps one more and one for norm_eps itself, halved by the square root, which
+    takes 4 of its own; two products. Each coordinate of x is within g(d/2 + 10) |x_i|.
+  - W x: d roundings in any order. Together |q' - q| <= e := g(3d/2 + 16) |W| |x|, coordinate by coordinate.
+Float64 is used here for q and e themselves; its errors are below 2^-53 (2d + 100) |W||x| < 1e-6 e, so e is taken 1 + 1e-6 times as large.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import flint
+import numpy as np
+from jaxtyping import Float
+
+from verify.precision import working_precision
+from verify.statement import StatementError
+
+__all__ = ["FLOAT32", "SINGLE", "FirstLayer", "Projected", "rotations", "turned_back"]
+
+SINGLE = 2.0**-24
+"""Unit round-off of float32."""
+
+FLOAT32 = (
+    "float32 execution: IEEE-754 single precision rounding to nearest, sums and inner products in any order with or without fused multiply-add "
+    "(no TF32, no bfloat16), exp within 64 and rsqrt within 4 units of round-off, cos and sin of the float32 product position x frequency within 4 units, "
+    "subnormal numbers kept or flushed, softmax after subtraction of the largest logit, in one go or in blocks of at least 64 tokens"
+)
+"""The model of the machine under which a layer's rounding is bounded."""
+
+_INFLATE = 1 + 1e-6
+_LARGEST = 1e15  # of any coordinate: nothing below then overflows
+
+
+@dataclass(frozen=True, eq=False)
+class Projected:
+    """Queries, keys or values of every token, before the rotation. exact: (tokens, width), float64, errors of float64 covered by `error`; error: what a
+    float32 run may miss of each coordinate."""
+
+    exact: Float[np.ndarray, "tokens width"]
+    error: Float[np.ndarray, "tokens width"]
+
+    @property
+    def largest(self) -> Float[np.ndarray, "tokens width"]:
+        """Above the absolute value of each coordinate as computed."""
+        return np.abs(self.exact) + self.error
+
+    def pair_norms(self) -> Float[np.ndarray, "tokens pairs"]:
+        """Above the length of each rotated pair (coordinates i and i + width/2) as computed, whatever the position."""
+        half = self.exact.shape[1] // 2
+        a = self.largest
+        return np.hypot(a[:, :half], a[:, half:]) * _INFLATE
+
+
+@dataclass(frozen=True, eq=False)
+class FirstLayer:
+    """What the attention of layer 0 depends on, as float32 arrays.
+
+    embedding: (vocabulary, d); norm: (d,), the weight of the RMS norm, norm_eps its epsilon; query: (heads * width, d); key, value: (groups * width, d);
+    heads: number of query heads, groups: of key and value heads; head h reads group h // (heads // groups). Raises StatementError for
+    arrays that fit no such layer.
+    """
+
+    embedding: Float[np.ndarray, "vocabulary d"]
+    norm: Float[np.ndarray, " d"]
+    norm_eps: float
+    query: Float[np.ndarray, "rows d"]
+    key: Float[np.ndarray, "rows d"]
+    value: Float[np.ndarray, "rows d"]
+    heads: int
+    groups: int
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.groups <= self.heads and self.heads % self.groups == 0):
+            raise StatementError(f"heads = {self.heads}, groups = {self.groups}: expected groups to divide heads")
+        if not 1e-12 <= self.norm_eps <= 1:
+            raise StatementError(f"norm_eps = {self.norm_eps}: expected a number between 1e-12 and 1")
+        d = self.embedding.shape[-1]
+        width = self.query.shape[0] // self.heads
+        shapes = {
+            "embedding": (len(self.embedding), d),
+            "norm": (d,),
+            "query": (self.heads * width, d),
+            "key": (self.groups * width, d),
+            "value": (self.groups * width, d),
+        }
+        for name, shape in shapes.items():
+            array = getattr(self, name)
+            if array.shape != shape or array.dtype != np.float32:
+                raise StatementError(f"{name}: shape {array.shape}, {array.dtype}; expected {shape}, float32")
+            if not (np.abs(array) <= _LARGEST).all():
+                raise StatementError(f"{name}: a number is not finite or above {_LARGEST:g}")
+        if width % 2 or width == 0 or not 1 <= d <= 2**16:
+            raise StatementError(f"query: {width} coordinates a head, d = {d}; expected an even number, and d <= 65536")
+
+    @property
+    def vocabulary(self) -> int:
+        return len(self.embedding)
+
+    @property
+    def width(self) -> int:
+        """Coordinates of a query, a key, a value."""
+        return len(self.query) // self.heads
+
+    def group(self, head: int) -> int:
+        """The key and value head that a query head reads."""
+        return head // (self.heads // self.groups)
+
+    def siblings(self, head: int) -> tuple[int, ...]:
+        """The other query heads that read the same keys, and so see the same prefix."""
+        per = self.heads // self.groups
+        first = per * self.group(head)
+        return tuple(h for h in range(first, first + per) if h != head)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of shapes, configuration and every stored number: the layer that a statement is about."""
+        digest = hashlib.sha256(f"{self.heads} {self.groups} {self.norm_eps.hex()}".encode())
+        for array in (self.embedding, self.norm, self.query, self.key, self.value):
+            digest.update(str(array.shape).encode())
+            digest.update(np.ascontiguousarray(array, dtype="<f4").data)
+        return digest.hexdigest()
+
+    @cached_property
+    def _normalised(self) -> Float[np.ndarray, "vocabulary d"]:
+        e = self.embedding.astype(np.float64)
+        return e / np.sqrt((e * e).mean(axis=1, keepdims=True) + self.norm_eps) * self.norm
+
+    def _project(self, rows: np.ndarray) -> Projected:
+        x, w = self._normalised, rows.astype(np.float64)
+        n = 1.5 * x.shape[1] + 16
+        relative = n * SINGLE / (1 - n * SINGLE) * _INFLATE
+        return Projected(x @ w.T, relative * (np.abs(x) @ np.abs(w).T) + 1e-30)  # 1e-30: underflow
+
+    def queries(self, head: int) -> Projected:
+        """Queries of a head, before the rotation, unscaled."""
+        return self._project(self.query[self.width * head : self.width * (head + 1)])
+
+    def keys(self, group: int) -> Projected:
+        """Keys of a group, before the rotation."""
+        return self._project(self.key[self.width * group : self.width * (group + 1)])
+
+    def values(self, group: int) -> Projected:
+        """Values of a group."""
+        return self._project(self.value[self.width * group : self.width * (group + 1)])
+
+
+def rotations(
+    frequencies: Float[np.ndarray, " pairs"], positions: range
+) -> tuple[Float[np.ndarray, "positions pairs"], Float[np.ndarray, "positions pairs"]]:
+    """Cosines and sines of the float32 numbers position x frequency, each within 2^-52."""
+    angles = (np.array(positions, dtype=np.float32)[:, None] * frequencies.astype(np.float32)[None]).astype(np.float64)
+    with working_precision(80):
+        both = [flint.arb(a).sin_cos() for a in angles.ravel().tolist()]
+        sines, cosines = ([float(x[i].mid()) for x in both] for i in (0, 1))
+    return np.reshape(cosines, angles.shape), np.reshape(sines, angles.shape)
+
+
+def turned_back(
+    vector: Float[np.ndarray, " width"], cosines: np.ndarray, sines: np.ndarray
+) -> Float[np.ndarray, "positions width"]:
+    """R_p^T k for every position p: <R_p q, k> = <q, R_p^T k>."""
+    a, b = np.split(vector, 2)
+    return np.concatenate([a * cosines + b * sines, b * cosines - a * sines], axis=1)

@@ -1,0 +1,309 @@
+"""One head of the first layer with a prefix, over every query it can meet: tokens of the vocabulary at positions, in any text.
+
+The head's output is g = sum_j w_j v_j + (share of the data tokens), with w the softmax over prefix and data. The values are v_j = offset + code_j direction
+(give or take `residue`), so g is known from the scalar G = sum_j w_j code_j over the prefix alone, and the share S of the data.
+
+For a query (token b, position p) let s_j be the real logit of prefix key k_j, and s_j + delta_j what a float32 run has instead. With e, the error of
+the computed query (`verify.first_layer`), u = 2^-24, and |k|^ the vector of |k_i| + |k_(i + width/2)| (its half swapped onto itself):
+  - the error of q' before the rotation is rotated exactly: it moves s_j - s_l by at most <e, |R_p^T (k_j - k_l)|> / 8 (8 stands for sqrt(width));
+  - tables of cos and sin off by 4u, two products and a sum: 7u (|q_i| + |q_(i + width/2)|) a coordinate; inner product of `width` terms and the
+    scale, (width + 8) roundings of |q'_i| |k_i|, |q'_i| <= |q_i| + |q_(i + width/2)|. Together (width + 16) u <|q| + e, |k|^> / 8 for each logit.
+Neighbouring keys are compared and differences added up, so that |delta_j - delta_l| <= |A_j - A_l| + B_j + B_l =: delta_jl.
+
+Let o be the prefix key with the largest real logit, a_j = exp(s_j - s_o), G' the prefix mean of the executed logits. Then, as
+w'_j ~ a_j e^(delta_j - delta_o) and e^d - 1 <= d e^d,
+    |G' - phi| <= |sum a_j code_j / sum a_j - phi| + sum_j a_j e^(delta_jo) delta_jo |code_j - G| / sum_j a_j (1 - delta_jo)+.
+Data: a data token's executed logit is at most D_b = max over the vocabulary of <|q pair|, |k pair|> (1 + (width + 32) u) / 8 (Cauchy-Schwarz in each rotated
+pair, whatever the two positions), so S <= T exp(D_b - s_o + delta_o) for a text of T tokens.
+Softmax and weighted sum, n = T + N terms, numerator and denominator each: sums, products and rescalings of blocks (one a block) are at most 2n + 32 roundings;
+exp misses by 64u, once for the token and once for each of at most n/64 blocks, and by u |s - max| in total (w |s - max| <= 1/e for each token). Together at
+most (7n + 200) u max|v| (1 + 1e-3) on the output.
+Float64, in which all this is evaluated, adds relative errors below 1e-12 to terms that the factor 1 + 1e-6 has enlarged, and 1e-12 where nothing else covers it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from verify.ball import _exp_point
+from verify.first_layer import SINGLE, FirstLayer, Projected, rotations, turned_back
+from verify.statement import StatementError
+
+__all__ = ["Examined", "OutOfSeconds", "Target", "TokenHead", "data_logits", "examine", "spill_of_sibling"]
+
+_BLOCK = 1 << 21  # float64 numbers in one array of logits
+_INFLATE = 1 + 1e-6
+_TOO_LARGE = 1e7  # a logit beyond this carries no information in float32 anyway
+
+Target = Callable[
+    [np.ndarray, Float[np.ndarray, "tokens width"]], tuple[Float[np.ndarray, "tokens ..."], Float[np.ndarray, "tokens ..."]]
+]
+"""(numbers of tokens, their exact queries) -> bounds of phi, (tokens, positions) or (tokens, 1); NaN where phi is undefined."""
+
+
+class OutOfSeconds(Exception):
+    """The time allowed is over; nothing is decided."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenHead:
+    """A prefix for one head of the first layer, as it is cached: keys after the rotation.
+
+    keys: (N, width), values: (N, width), numbers of float32; codes: (N,), offset, direction: (width,): values are offset + code direction up to rounding;
+    frequencies: (width / 2,), float32, of the rotary embedding; positions first..last of queries; length: tokens of a text, at most.
+    Raises StatementError for arrays that fit no such prefix.
+    """
+
+    head: int
+    keys: Float[np.ndarray, "N width"]
+    values: Float[np.ndarray, "N width"]
+    codes: Float[np.ndarray, " N"]
+    offset: Float[np.ndarray, " width"]
+    direction: Float[np.ndarray, " width"]
+    frequencies: Float[np.ndarray, " pairs"]
+    first: int
+    last: int
+    length: int
+
+    def __post_init__(self) -> None:
+        if self.keys.ndim != 2 or not len(self.keys) or self.keys.shape[1] % 2 or not self.keys.shape[1]:
+            raise StatementError(f"keys: shape {self.keys.shape}, expected (tokens, an even width)")
+        n, width = self.keys.shape
+        shapes = {"keys": (n, width), "values": (n, width), "codes": (n,), "offset": (width,), "direction": (width,), "frequencies": (width // 2,)}  # fmt: skip
+        for name, shape in shapes.items():
+            array = getattr(self, name)
+            if array.shape != shape or not (np.abs(array) <= 1e12).all():
+                raise StatementError(f"{name}: shape {array.shape}, expected {shape} with finite numbers up to 1e12")
+        for name in ("keys", "values", "frequencies"):
+            array = getattr(self, name)
+            if not (array.astype(np.float32) == array).all():
+                raise StatementError(f"{name}: not numbers of float32; round them first, the run will")
+        if n > 256:
+            raise StatementError(f"keys: {n} tokens, at most 256")
+        if not (0 <= self.first <= self.last < 2**16 and 1 <= self.length <= 2**16):
+            raise StatementError(
+                f"first = {self.first}, last = {self.last}, length = {self.length}: expected 0 <= first <= last < 65536, length >= 1"
+            )
+
+    @property
+    def positions(self) -> range:
+        return range(self.first, self.last + 1)
+
+    @property
+    def residue(self) -> float:
+        """Above the largest coordinate of values - (offset + code direction)."""
+        product = self.codes[:, None] * self.direction
+        size = np.abs(self.values) + np.abs(self.offset) + np.abs(product)
+        return float((np.abs(self.values - (self.offset + product)) + 4 * 2.0**-53 * size).max() * _INFLATE)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """Over all queries: error of the output, sup norm; its parts; the largest logit, the largest float32 error of a difference of neighbouring logits; where it is worst."""
+
+    error: float
+    scalar_error: float
+    data_share: float
+    execution: float
+    largest_logit: float
+    logit_rounding: float
+    token: int
+    position: int
+
+
+def _fit(layer: FirstLayer, prefix: TokenHead) -> None:
+    if not 0 <= prefix.head < layer.heads or prefix.keys.shape[1] != layer.width:
+        raise StatementError(
+            f"head = {prefix.head}, keys of width {prefix.keys.shape[1]}: the layer has {layer.heads} heads of width {layer.width}"
+        )
+
+
+def data_logits(queries: Projected, keys: Projected, deadline: float = math.inf) -> Float[np.ndarray, " tokens"]:
+    """D_b: above every executed logit of token b's query with any token's key, at any two positions. Raises OutOfSeconds.
+
+    The products are of non-negative float32 numbers, each rounded up: relative error below (pairs + 4) 2^-24."""
+    width = queries.exact.shape[1]
+    up = 1 + 4 * SINGLE
+    a, b = ((p.pair_norms() * up).astype(np.float32) for p in (queries, keys))
+    largest = np.empty(len(a))
+    with np.errstate(all="ignore"):
+        for start in range(0, len(a), 2048):
+            _still(deadline)
+            largest[start : start + 2048] = (a[start : start + 2048] @ b.T).max(axis=1)
+    return largest * (1 + 2 * (width + 64) * SINGLE) / math.sqrt(width) * _INFLATE + 1e-30
+
+
+def _still(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise OutOfSeconds
+
+
+class _Logits:
+    """Real prefix logits of blocks of queries and the float32 errors of their differences."""
+
+    def __init__(self, queries: Projected, prefix: TokenHead) -> None:
+        width = queries.exact.shape[1]
+        scale = 1 / math.sqrt(width)
+        cosines, sines = rotations(prefix.frequencies, prefix.positions)
+        self.queries = queries
+        self.backs = np.array([turned_back(k, cosines, sines) * scale for k in prefix.keys])
+        size = np.abs(prefix.keys)
+        swapped = size + np.roll(size, width // 2, axis=1)
+        self.own = (width + 17) * SINGLE * scale * _INFLATE * (queries.largest @ swapped.T)  # (tokens, N)
+        self.crude = 4 * scale * _INFLATE * queries.error.sum(axis=1) * size.max()  # above |A_j| for every j, (tokens,)
+
+    def order(self) -> np.ndarray:
+        """Tokens sorted by the key that wins in the middle of the positions, so that a block meets few keys (a matter of speed only)."""
+        middle = self.backs[:, self.backs.shape[1] // 2]
+        return np.argsort((self.queries.exact @ middle.T).argmax(axis=1), kind="stable")
+
+    def real(self, rows: np.ndarray) -> list[np.ndarray]:
+        """s_j: (tokens, positions) for each j."""
+        q = self.queries.exact[rows]
+        return [q @ back.T for back in self.backs]
+
+    def errors(self, rows: np.ndarray, keys: range) -> tuple[list[np.ndarray], np.ndarray]:
+        """A_j for these neighbouring keys, from the first of them, and the error of the first one's own logit; (tokens, positions) each."""
+        e = self.queries.error[rows] * _INFLATE
+        sums = [np.zeros((len(rows), self.backs.shape[1]))]
+        for j in keys[1:]:
+            sums.append(sums[-1] + e @ np.abs(self.backs[j] - self.backs[j - 1]).T)
+        return sums, e @ np.abs(self.backs[keys[0]]).T
+
+
+def _exp(x: np.ndarray) -> np.ndarray:
+    """Above e^x (and below 1 + 1e-12 times it, + 1e-290), elementwise; inf above 600 and for NaN."""
+    inside = np.clip(x, -660.0, 600.0)
+    value = _exp_point(np.where(np.isnan(inside), 0.0, inside)) * (1 + 1e-13) + 1e-290
+    return np.where(x <= 600.0, value, np.inf)
+
+
+def _growth(delta: np.ndarray) -> np.ndarray:
+    """Above e^delta - 1 for delta >= 0: delta + delta^2 up to 1.5 (the series' remainder is less), delta e^delta beyond."""
+    if not delta.max() > 1.5:
+        return delta * (1 + delta)
+    return np.where(delta <= 1.5, delta * (1 + delta), delta * _exp(delta))
+
+
+@dataclass(frozen=True, eq=False)
+class _Mean:
+    """Of a block: the prefix mean of the codes, how far float32 may move it, a floor of the best executed logit, and two maxima."""
+
+    mean: np.ndarray
+    moved: np.ndarray
+    floor: np.ndarray
+    largest: float
+    slip: float
+
+
+def _mean(logits: _Logits, rows: np.ndarray, codes: np.ndarray) -> _Mean:
+    """See the module. Keys whose logit is at least 60 + the errors' crude bound below the best one everywhere in the block are left out: each has a
+    weight below e^-60 relative to the best, exact or executed."""
+    s = logits.real(rows)
+    top = np.maximum.reduce(s)
+    near = 60 + 4 * float(logits.crude[rows].max() * len(s)) + 2 * float(logits.own[rows].max())
+    met = [j for j in range(len(s)) if not (s[j] - top).max() < -near]
+    kept = range(met[0], met[-1] + 1) if met else range(len(s))
+    sums, first = logits.errors(rows, kept)
+    own = [logits.own[rows, j][:, None] for j in kept]
+    best = np.full(top.shape, -1)
+    a_best, b_best = np.zeros(top.shape), np.zeros(top.shape)
+    for i, j in enumerate(kept):
+        here = (best < 0) & (s[j] == top)
+        best[here] = i
+        np.copyto(a_best, sums[i], where=here)
+        np.copyto(b_best, np.broadcast_to(own[i], top.shape), where=here)
+    weights = [_exp(s[j] - top) for j in kept]
+    total = np.add.reduce(weights)
+    mean = np.add.reduce([w * codes[j] for w, j in zip(weights, kept, strict=True)]) / total
+    moved, least, slip = np.zeros(top.shape), np.zeros(top.shape), 0.0
+    for i, (w, j) in enumerate(zip(weights, kept, strict=True)):
+        delta = np.where(best == i, 0.0, np.abs(sums[i] - a_best) + own[i] + b_best)
+        moved += w * _growth(delta) * np.abs(codes[j] - mean)
+        least += w * np.maximum(1 - delta, 0.0)
+        slip = max(slip, float(delta.max()))
+    dropped = len(s) * 1e-25 * (1 + float(np.ptp(codes)))
+    largest = float(np.max([np.abs(x).max() for x in s]) * _INFLATE)
+    return _Mean(mean, moved / least + dropped, top - (a_best + b_best) - first, largest, slip)
+
+
+def examine(layer: FirstLayer, prefix: TokenHead, target: Target, deadline: float = math.inf) -> Examined:
+    """Bound |g - (offset + phi direction)|, sup norm over coordinates, for every token and position; inf where nothing is known.
+
+    Raises StatementError if the prefix does not fit the layer, OutOfSeconds past the deadline (`time.monotonic`).
+    """
+    _fit(layer, prefix)
+    group = layer.group(prefix.head)
+    queries, values = layer.queries(prefix.head), layer.values(group)
+    data = data_logits(queries, layer.keys(group), deadline)
+    largest_data = float(values.largest.max() * _INFLATE)
+    largest_value = float(np.abs(prefix.values).max())
+    reach = float(np.abs(prefix.direction).max())
+    codes, n = prefix.codes, len(prefix.codes)
+    rounded = (7 * (prefix.length + n) + 200) * SINGLE * max(largest_data, largest_value) * 1.001 + 1e-20
+    logits = _Logits(queries, prefix)
+    worst, at = -1.0, (0, 0)
+    scalar = share = top = slip = 0.0
+    for rows in _blocks(logits, prefix):
+        _still(deadline)
+        with np.errstate(all="ignore"):
+            found = _mean(logits, rows, codes)
+            lo, hi = target(rows, queries.exact[rows])
+            miss = np.maximum(hi - found.mean, found.mean - lo) + found.moved
+            miss = miss * _INFLATE + 1e-12 * (1 + np.abs(codes).max())
+            shares = np.minimum(prefix.length * _exp(data[rows][:, None] - found.floor) * _INFLATE, 1.0)
+            error = miss * reach + shares * (largest_data + largest_value)
+            error = np.where(np.isfinite(error) & (found.largest <= _TOO_LARGE), error, np.inf)
+            scalar, share = _above(scalar, miss), _above(share, shares)
+        top, slip = max(top, found.largest), max(slip, found.slip)
+        i = np.unravel_index(int(error.argmax()), error.shape)
+        if error[i] > worst:
+            worst, at = float(error[i]), (int(rows[i[0]]), prefix.first + int(i[1]))
+    error = (worst + prefix.residue + rounded) * _INFLATE
+    return Examined(error, scalar, share, rounded, top, slip, *at)
+
+
+def _above(known: float, x: np.ndarray) -> float:
+    """Maximum, inf for NaN."""
+    largest = float(x.max())
+    return math.inf if math.isnan(largest) else max(known, largest)
+
+
+def _blocks(logits: _Logits, prefix: TokenHead) -> Iterator[np.ndarray]:
+    """Numbers of tokens, all of them, in blocks whose arrays fit."""
+    order = logits.order()
+    height = max(1, min(1024, _BLOCK // (len(prefix.keys) * len(prefix.positions))))
+    return (order[start : start + height] for start in range(0, len(order), height))
+
+
+def spill_of_sibling(layer: FirstLayer, prefix: TokenHead, sibling: int, deadline: float = math.inf) -> float:
+    """Above the share of its attention that another head of the group gives to the prefix, over all its queries.
+
+    The query's own token is among the data tokens, and its logit <q, k>/8 does not depend on the position; so the share is at most
+    sum_j exp(s_j + delta_j - self + error of self).
+    """
+    _fit(layer, prefix)
+    queries, keys = layer.queries(sibling), layer.keys(layer.group(sibling))
+    width = layer.width
+    scale = 1 / math.sqrt(width)
+    own = (queries.exact * keys.exact).sum(axis=1) * scale
+    pairs = (queries.pair_norms() * keys.pair_norms()).sum(axis=1)
+    slack = (queries.error * keys.largest + np.abs(queries.exact) * keys.error).sum(axis=1) * scale
+    own -= (slack + 2 * (width + 32) * SINGLE * pairs * scale) * _INFLATE
+    logits = _Logits(queries, prefix)
+    worst = 0.0
+    for rows in _blocks(logits, prefix):
+        _still(deadline)
+        with np.errstate(all="ignore"):
+            sums, first = logits.errors(rows, range(len(prefix.keys)))
+            real = logits.real(rows)
+            highest = [(x + a + first).max(axis=1) + logits.own[rows, j] for j, (x, a) in enumerate(zip(real, sums, strict=True))]
+            found = _exp(np.array(highest) - own[rows]).sum(axis=0).max() * _INFLATE
+        worst = max(worst, float(found) if math.isfinite(found) else math.inf)
+    return min(worst, 1.0)
