@@ -7,7 +7,7 @@ the format as well. Layer by layer, with u the format's unit round-off, eta its 
   logits   of a head, per token: gamma_{d+2} |K_j| R, 3 u (|K_j| R + M) for the difference from the maximum, c u ceil(N / block) for exp and
            16 d eta, as for a single head (`format_head`), with M <= max_j |K_j| R; these enter the head's reading where the float64
            execution's do (`executed`), so the head's bisection carries them to its output;
-  means    gamma_{N + N/block + 10} max |v_j| and what underflows, 8 (N + 4) eta max(1, |v|), on the output;
+  means    2 G / (1 - G) max |v_j|, G = gamma_{N + ceil(N/block) + 10}, and what underflows, 8 (N + 4) eta max(1, |v|), on the output;
   stream   gamma_{heads + 3} of everything that is added up; the output matrix and the readout copy.
 
 The errors of a layer's input pass through reads and Lipschitz bounds of the nodes as in `circuit_stream`: they are part of |h_s - e_s|.
@@ -128,6 +128,9 @@ def _head_in(keys: np.ndarray, values: np.ndarray, stream: Stream, form: FloatFo
     if not (4 * top < form.largest and 4 * count * largest < form.largest):
         raise Refused(f"logits or values leave the range of {form.name}")
     executed = form.gamma(d + 5) * size + 3 * form.unit * top + form.exp_units * form.unit * blocks
-    output = form.gamma(count + blocks + 10) * float(np.abs(values).max()) * 2
+    sums = form.gamma(count + blocks + 10)
+    if not sums < 0.5:
+        raise Refused(f"sums of {count} terms accumulated in {form.name} have no useful bound")
+    output = sums / (1 - sums) * float(np.abs(values).max()) * 2
     output += 8 * (count + 4) * form.smallest_normal * largest
     return (executed + 16 * d * form.smallest_normal * (1 + float(np.abs(keys).max()))) * UP, output

@@ -10,14 +10,16 @@ means in any order. Everything that this does to token j's weight is a factor 1 
           + 16 m eta (1 + max |a|)          products, and a point, below the smallest normal number eta.
 
 M = sup |max_j s_j| is at most the larger of |max_j inf s_j| and |max_j sup s_j|. Numerator and denominator see the same factors up to the
-roundings of means, gamma_{N + ceil(N/block) + 7} sum w |v|: sums, a weight rounded before it meets its value, rescalings, the quotient
-by way of a reciprocal, the result. So a head in the format is an `AffineHead` with a larger `logit_gamma` (per S_j),
+roundings of sums, of a weight before it meets its value, of rescalings, of the quotient by way of a reciprocal, and of the result: with
+G = gamma_{N + ceil(N/block) + 7} and executed weights w', at most G / (1 - G) (sum w'|v| + |sum w' v|). To first order w' may be the real
+weights w; in wide formats that is all, in narrow ones the bisection takes G / (1 - G) (1 + 4 t / (1 - t)), t = max_j e^{rho_j} - 1 < 1/2.
+So a head in the format is an `AffineHead` with a larger `logit_gamma` (per S_j),
 `executed_slack` (the rest of rho_j) and `output_gamma`, and the bisection that bounds the float64 execution bounds this one. Weights
 that underflow miss at most eta each, of a sum that is at least (about) 1: 8 (N + 4) eta max(1, |v|) on top.
 
 Where the bisection does not apply (data tokens, classes of Lipschitz functions) the same is bounded for the whole domain at once:
 
-    |executed - real| <= t / (1 - t) (max v - min v) + gamma sum w |v|,    t = max_j e^{rho_j} - 1.
+    |executed - real| <= t / (1 - t) (max v - min v) + 2 G / (1 - G) max |v|.
 """
 
 from __future__ import annotations
@@ -47,10 +49,12 @@ __all__ = ["Executed", "executed_in", "rounding_on_boxes", "rounding_on_domain"]
 
 @dataclass(frozen=True, eq=False)
 class Executed:
-    """head: the head with the execution's errors in a format; lost: what underflow may add to an output; fits: whether no intermediate
+    """head: the head with the execution's errors in a format; in_boxes: the same for the bisection, None where weights are too uncertain for
+    it; lost: what underflow may add to an output; fits: whether no intermediate
     result leaves the format's range."""
 
     head: AffineHead
+    in_boxes: AffineHead | None
     lost: float
     fits: bool
 
@@ -69,25 +73,26 @@ def executed_in(claim: Claim, form: FloatFormat) -> Executed:
     lo, hi = claim.domain.bounds
     with np.errstate(all="ignore"):
         size = (head.slope_scale @ np.maximum(np.abs(lo), np.abs(hi)) + head.bias_scale) * (1 + 4 * gamma(m + 8))
-        top = _largest_logit(head, lo, hi, size)
+        logits = form.gamma(_terms(head.logit_gamma) + 5)
+        top = _largest_logit(head, lo, hi, size, logits)
         largest = max(1.0, float(np.abs(head.value_scale).max()), float(np.abs(claim.prefix.values[0][0]).max()))
         constant = 3 * form.unit * top + form.exp_units * form.unit * blocks
         constant += 16 * m * form.smallest_normal * (1 + float(head.slope_scale.max()))
-        # what the float64 reading puts here are the rounding of the point and the sum of T equal weights, in units of U
-        slack = (head.executed_slack * (form.unit / U) + constant) * UP
-        output = form.gamma(_terms(head.output_gamma) + blocks + 5)
+        # what the float64 reading puts here are the point's distance from the sphere and the sum of T equal weights, in units of U
+        share = 1 - (claim.sequence_length + 2) * form.unit
+        scaled = head.executed_slack * (form.unit / U) / share if share > 0.5 else np.full(count, np.inf)
+        slack = (scaled + constant) * UP
+        off = math.expm1(min(float((logits * size + slack).max()), 3.0))
+        sums = form.gamma(_terms(head.output_gamma) + blocks + 5)
+        output = sums / (1 - sums) if sums < 0.5 else math.inf
         inside = float(size.max()) * 4 < form.largest and 4 * (count + claim.sequence_length) * largest < form.largest
         if not head.normalised:
             room = min(MOST, math.log(form.largest) - 8)
             inside &= float(size.max()) + math.log(4 * (count + 1) * largest) < room
-    changed = replace(
-        head,
-        logit_gamma=form.gamma(_terms(head.logit_gamma) + 5),
-        executed_slack=slack,
-        output_gamma=output,
-    )
+    changed = replace(head, logit_gamma=logits, executed_slack=slack, output_gamma=output)
     lost = 8 * (count + claim.sequence_length + 4) * form.smallest_normal * largest
-    return Executed(changed, lost, bool(inside))
+    by_boxes = replace(changed, output_gamma=output * (1 + 4 * off / (1 - off))) if off < 0.5 else None
+    return Executed(changed, by_boxes, lost, bool(inside))
 
 
 def _terms(bound: float) -> int:
@@ -95,12 +100,12 @@ def _terms(bound: float) -> int:
     return math.ceil(bound / U)
 
 
-def _largest_logit(head: AffineHead, lo: np.ndarray, hi: np.ndarray, size: np.ndarray) -> float:
-    """A bound of |max_j s_j| on the domain's bounding box."""
+def _largest_logit(head: AffineHead, lo: np.ndarray, hi: np.ndarray, size: np.ndarray, logits: float) -> float:
+    """A bound of |max_j s_j| on the domain's bounding box, real and executed (within `logits` times size)."""
     middle, half = lo + (hi - lo) * 0.5, (hi - lo) * (0.5 + 4 * U)
     centre = head.slopes @ middle + head.biases
     reach = head.slope_scale @ half
-    off = (gamma(len(lo) + 8) + 2 * head.parameter_gamma) * size + head.logit_slack
+    off = (gamma(len(lo) + 8) + 2 * head.parameter_gamma + logits) * size + head.logit_slack
     least, most = (centre - reach - off).max(), (centre + reach + off).max()
     return float(max(abs(least), abs(most)) * (1 + 8 * U))
 
@@ -136,8 +141,12 @@ def rounding_on_domain(claim: Claim, done: Executed, form: FloatFormat) -> float
 def rounding_on_boxes(
     claim: Claim, done: Executed, max_boxes: int, seconds: float, progress: Progress | None
 ) -> Certificate:
-    """The bisection of the claim with the format's execution in place of float64's: its certificate, without what underflow may lose."""
+    """The bisection of the claim with the format's execution in place of float64's: its certificate, without what underflow may lose.
+
+    For `done.in_boxes` that is there, and more eps than what underflow may lose.
+    """
+    assert done.in_boxes is not None
     allowed = replace(claim, eps=claim.eps * (1 - 1e-9) - done.lost)
     deadline = time.monotonic() + seconds
     with np.errstate(all="ignore"), threadpool_limits(1, "blas"):
-        return Bisection(cast("Any", allowed), done.head, max_boxes, progress, deadline).run(math.inf)
+        return Bisection(cast("Any", allowed), done.in_boxes, max_boxes, progress, deadline).run(math.inf)

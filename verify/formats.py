@@ -135,15 +135,15 @@ def _single_head(
             real, form, f"sums of {len(done.head.biases)} terms accumulated in {form.name} have no bound at all"
         )
     over_all = rounding_on_domain(cast, done, form)
-    by_boxes = isinstance(cast.target, ExpressionTarget | GridTarget) and not done.head.data_tokens
-    if by_boxes:
+    by_boxes = done.in_boxes is not None and done.lost < 0.5 * cast.eps and not done.head.data_tokens
+    if by_boxes and isinstance(cast.target, ExpressionTarget | GridTarget):
         most = min(max_boxes, _MORE_BOXES * real.boxes + 2000)
         found = rounding_on_boxes(cast, done, most, seconds, progress)
         if found.proved:
             return _executed(_with_lost(found, cast.eps, done, over_all), real, form)
     upper = (real.error_upper + over_all) * (1 + 1e-12)
     if (
-        not upper <= cast.eps and (real.error_lower + over_all) * (1 + 1e-9) < cast.eps
+        not upper <= cast.eps and (real.error_lower + over_all) * (1 + 1e-8) < cast.eps
     ):  # nearer to the truth, it may do
         nearer = replace(cast, eps=cast.eps * (1 - 1e-9) - over_all)
         finer = prove(nearer, max_boxes=max_boxes, seconds=seconds, progress=progress)

@@ -30,7 +30,7 @@ def draw_accuracy(found: RealDataExperiment) -> Figure:
     ax.set_xticks(x, labels)
     ax.set_ylabel("test accuracy")
     first = f"Which of {c.digits[0]} and {c.digits[1]} do the framed patches show? {c.relevant} of {c.tokens} patches are framed"
-    two_lines(ax, first, f"bars: mean of {c.seeds} seeds with 95 % interval, points: seeds (sampled); the same training budget for all")  # fmt: skip
+    two_lines(ax, first, f"bars: mean of {c.seeds} seeds and 95 % interval, points: seeds (sampled); same training budget")  # fmt: skip
     dressed(ax, True)
     return ax.figure  # pyright: ignore[reportReturnType]
 

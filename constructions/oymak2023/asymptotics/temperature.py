@@ -73,8 +73,13 @@ class TemperatureScan(Recorded):
 
     @property
     def agrees(self) -> bool:
-        """Whether the predicted optimum lies in the interval of the one found."""
-        return self.interval[0] <= self.predicted <= self.interval[1]
+        """Whether the formula's optimum lies in the interval of the one found, both through the same cubic (which moves either by some thousandths)."""
+        return self.interval[0] <= self.fitted_prediction <= self.interval[1]
+
+    @property
+    def fitted_prediction(self) -> float:
+        """Optimum of the cubic through the formula's values at the same temperatures."""
+        return _optima(self.taus, self.formula[:, None].T, _near(self.errors))[0]
 
     def __repr__(self) -> str:
         low, high = self.interval
@@ -117,14 +122,22 @@ def scan_temperatures(
 
 
 def _found(taus: np.ndarray, errors: np.ndarray, seed: int, draws: int = 2000) -> tuple[float, tuple[float, float]]:
-    centre = int(np.clip(errors.mean(axis=1).argmin(), 3, len(taus) - 4))
-    near = slice(centre - 3, centre + 4)
-    rng = np.random.default_rng(seed)
-    chosen = rng.integers(0, errors.shape[1], (draws, errors.shape[1]))
-    means = np.concatenate([errors[near].mean(axis=1)[None], errors[near][:, chosen].mean(axis=2).T])
-    x = (taus[near] - taus[centre]) / (taus[1] - taus[0])
-    fits = np.polynomial.polynomial.polyfit(x, np.log(means).T, 3)
-    fine = np.linspace(-3, 3, 1201)
-    least = fine[np.polynomial.polynomial.polyval(fine, fits).argmin(axis=1)] * (taus[1] - taus[0]) + taus[centre]
+    chosen = np.random.default_rng(seed).integers(0, errors.shape[1], (draws, errors.shape[1]))
+    means = np.concatenate([errors.mean(axis=1)[None], errors[:, chosen].mean(axis=2).T])
+    least = _optima(taus, means, _near(errors))
     low, high = np.quantile(least[1:], [0.005, 0.995])
     return float(least[0]), (float(low), float(high))
+
+
+def _near(errors: np.ndarray) -> slice:
+    """Seven temperatures around the least mean."""
+    centre = int(np.clip(errors.mean(axis=1).argmin(), 3, len(errors) - 4))
+    return slice(centre - 3, centre + 4)
+
+
+def _optima(taus: np.ndarray, curves: np.ndarray, near: slice) -> np.ndarray:
+    """Where the cubic through the logarithm of each curve (rows) is least."""
+    width, centre = taus[1] - taus[0], taus[near][3]
+    fits = np.polynomial.polynomial.polyfit((taus[near] - centre) / width, np.log(curves[:, near]).T, 3)
+    fine = np.linspace(-3, 3, 1201)
+    return fine[np.polynomial.polynomial.polyval(fine, fits).argmin(axis=1)] * width + centre

@@ -48,8 +48,11 @@ def predicted_samples(data: ContextualData, *, level: float, head_step: float, l
     if abs(population.first_head) < 1e-12 * scale or not _tangent(data, float(np.exp(high)), head_step, loss) < wanted:
         raise ContextError(argument="zeta", value=data.zeta, reason="makes the expected step of the head or of the prompt vanish, so that no sample size is enough",
                            next_step="Change zeta or delta_w so that zeta differs from (1 - zeta) times the mean of delta_w.")  # fmt: skip
-    root = brentq(lambda t: np.log(_tangent(data, float(np.exp(t)), head_step, loss) / wanted), low, high)
-    return float(np.exp(root))  # pyright: ignore[reportArgumentType]
+
+    def excess(t: float) -> float:
+        return float(np.log(_tangent(data, float(np.exp(t)), head_step, loss) / wanted))
+
+    return float(np.exp(brentq(excess, float(low), float(high))))  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def _tangent(data: ContextualData, n: float, head_step: float, loss: Loss) -> float:
