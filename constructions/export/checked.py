@@ -36,7 +36,7 @@ def required(package: str, purpose: str, extra: str = "export") -> Any:
 def certified(c: Compiled, name: str, unproved: bool, seconds: float = 60.0) -> InFormat:
     """The proof for a format ("float64", "float32", "bfloat16"), and the parameters in it.
 
-    For float64 the parameters are what they are, and so is the certificate. Raises ExportError where the format is unknown or does not hold
+    For float64 the parameters are what they are, and so is the certificate (of an object read from a file, the stored one). Raises ExportError where the format is unknown or does not hold
     the parameters, and, unless `unproved`, where the format is not proved to hold eps, with both terms of the error.
     """
     if name not in FORMATS:

@@ -130,14 +130,15 @@ class Confirmed:
         return f"<Confirmed (sampled) on {self.tokens} tokens, {self.marked} marked: error <= {self.error:.3g}, siblings moved <= {self.siblings_moved:.3g}>"
 
 
-def confirm(compiled: CompiledAtSite, model: Any, pieces: Sequence[np.ndarray], silent: np.ndarray | None = None) -> Confirmed:
+def confirm(
+    compiled: CompiledAtSite, model: Any, pieces: Sequence[np.ndarray], silent: np.ndarray | None = None
+) -> Confirmed:
     """Run the model with the prefix on texts and compare the head's output with f, token by token.
 
     `siblings_moved` compares with a run without the prefix at the same positions (they only matter relative to each other).
     """
     statement, layer = compiled.statement, compiled.site.first_layer
     p = statement.prefix
-    entries = {(0, layer.group(p.head)): (p.keys, p.values)}
     phi = statement.target(layer)
     queries = layer.queries(p.head).exact
     usual = float(np.median(p.codes)) if len(p.codes) > 2 else float(getattr(statement, "elsewhere", 0.0))
@@ -146,7 +147,7 @@ def confirm(compiled: CompiledAtSite, model: Any, pieces: Sequence[np.ndarray], 
     for ids in pieces:
         if len(ids) > p.length:
             raise ValueError(f"pieces: a text of {len(ids)} tokens, the proof is about at most {p.length}")
-        out = head_outputs(model, ids, cache_of(model, entries, silent))
+        out = head_outputs(model, ids, compiled.cache(model, silent))
         plain = head_outputs(model, ids)
         for i, token in enumerate(ids.tolist()):
             lo, hi = phi(np.array([token]), queries[token : token + 1])

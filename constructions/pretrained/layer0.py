@@ -65,6 +65,21 @@ class CompiledAtSite:
         """Write statement and verdict; `verify.check_statement(path, weights=...)` decides it again from the file and the weights."""
         return save_statement(path, Stated(self.statement, self.verdict, dict(self.notes)))
 
+    def cache(self, model: Any, silent: np.ndarray | None = None) -> Any:
+        """A transformers DynamicCache for `model(ids, past_key_values=...)`; silent: from `injection.silent_directions`, keys that the other layers and
+        groups ignore (on sampled text; nothing about them is proved)."""
+        from constructions.pretrained.injection import cache_of
+
+        return cache_of(
+            model, {(0, self.site.first_layer.group(self.statement.prefix.head)): (self.keys, self.values)}, silent
+        )
+
+    def to_peft(self, path: str | Path, model: Any, silent: np.ndarray | None = None) -> Path:
+        """Write the same cache as a PEFT prefix-tuning adapter of the model."""
+        from constructions.pretrained.adapter import save_adapter
+
+        return save_adapter(path, model, self.cache(model, silent))
+
 
 def compile_layer0(
     f: Any,
@@ -116,7 +131,12 @@ def compile_layer0(
 
 
 def notes_of(found: Separated, allowance: float, seconds: float) -> dict[str, Any]:
-    return {"rounds": found.rounds, "queries in the programme": found.queries, "allowance": allowance, "seconds": seconds}
+    return {
+        "rounds": found.rounds,
+        "queries in the programme": found.queries,
+        "allowance": allowance,
+        "seconds": seconds,
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,12 +189,10 @@ class Context:
 
     def prefix(self, keys: np.ndarray, codes: np.ndarray, base: np.ndarray, along: np.ndarray) -> TokenHead:
         """Rounded to float32, as it will be cached."""
-        single = [x.astype(np.float32).astype(np.float64) for x in (keys, base + codes[:, None] * along)]
-        frequencies = self.site.frequencies.astype(np.float64)
-        positions = self.positions
-        return TokenHead(
-            self.site.head or 0, *single, codes, base, along, frequencies, positions[0], positions[-1], self.site.length
-        )
+        single, values = (x.astype(np.float32).astype(np.float64) for x in (keys, base + codes[:, None] * along))
+        frequencies, positions = self.site.frequencies.astype(np.float64), self.positions
+        head, length = self.site.head or 0, self.site.length
+        return TokenHead(head, single, values, codes, base, along, frequencies, positions[0], positions[-1], length)
 
 
 def _vector(name: str, x: np.ndarray | None, width: int, default: float) -> np.ndarray:
@@ -189,15 +207,23 @@ def _vector(name: str, x: np.ndarray | None, width: int, default: float) -> np.n
 def _table(f: Any, site: Site, layer: FirstLayer, tokenizer: Any) -> np.ndarray:
     """f of every token."""
     if callable(f):
-        f = site.tokens_where(f, tokenizer)
-    marks = dict(f) if isinstance(f, Mapping) else dict.fromkeys(np.ravel(list(f) if isinstance(f, Iterable) else f).tolist(), 1.0)
+        f = site.tokens_where(f, tokenizer)  # type: ignore[arg-type]
+    marks = (
+        dict(f)
+        if isinstance(f, Mapping)
+        else dict.fromkeys(np.ravel(list(f) if isinstance(f, Iterable) else f).tolist(), 1.0)
+    )
     table = np.zeros(layer.vocabulary)
     for token, mark in marks.items():
         if not (isinstance(token, int | np.integer) and 0 <= token < layer.vocabulary and math.isfinite(mark)):
-            raise SiteError(f"f: token {token!r} with value {mark!r}; expected numbers 0 to {layer.vocabulary - 1} with finite values")
+            raise SiteError(
+                f"f: token {token!r} with value {mark!r}; expected numbers 0 to {layer.vocabulary - 1} with finite values"
+            )
         table[token] = mark
     if len(set(marks.values()) | {0.0}) > 16:
-        raise SiteError(f"f: {len(set(marks.values()))} different values, at most 15: every value takes a key that is separated from all others")
+        raise SiteError(
+            f"f: {len(set(marks.values()))} different values, at most 15: every value takes a key that is separated from all others"
+        )
     return table
 
 
@@ -231,5 +257,5 @@ def refuse_half_precision(site: Site, layer: FirstLayer, prefix: TokenHead) -> N
     half = layer.width // 2
     moved = unit * float((q[:, :half] @ np.minimum(size[:, :half], size[:, half:]).T).max()) / math.sqrt(layer.width)
     raise SiteError(
-        f"dtype = {site.dtype!r}: rounding the queries to it can move a logit by {moved:.3g} nats (keys up to {size.max():.0f}), and nothing is proved for it; run layer 0 in float32"
+        f"dtype = {site.dtype!r}: rounding the queries to it may move a logit by {moved:.3g} nats (keys up to {size.max():.0f}), and nothing is proved for it; run layer 0 in float32"
     )

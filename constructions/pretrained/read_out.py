@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import sympy as sp
@@ -44,7 +45,9 @@ def compile_read_out(
     """f: an expression in one variable, on [-1, 1]. Raises SiteError with the numbers where it cannot be done."""
     names = sorted(str(s) for s in f.free_symbols)
     if len(names) != 1:
-        raise SiteError(f"f: {f} has the variables {', '.join(names) or 'none'}, expected one: the read-out, scaled to [-1, 1]")
+        raise SiteError(
+            f"f: {f} has the variables {', '.join(names) or 'none'}, expected one: the read-out, scaled to [-1, 1]"
+        )
     expression = from_sympy([f], names)
     layer, started = site.first_layer, time.perf_counter()
     reach = float(np.abs(along).max())
@@ -76,7 +79,7 @@ def _values(f: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarray:
     if not np.isfinite(y).all():
         raise SiteError(f"f: not finite at {t[~np.isfinite(y)][0]:.3g}, expected a function defined on [-1, 1]")
     edges = np.linspace(-1, 1, count + 1)
-    cells = [y[(t >= a - 1e-9) & (t <= b + 1e-9)] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    cells = [y[(t >= a - 1e-9) & (t <= b + 1e-9)] for a, b in pairwise(edges)]
     return np.array([0.5 * (cell.min() + cell.max()) for cell in cells])
 
 
@@ -107,14 +110,18 @@ def _directions(
     r = site.read_out
     if r is None:
         if slow.sum() < 2:
-            raise SiteError(f"length = {site.length}: every rotated pair turns by more than {_SLOW} in so many positions; pass Site(read_out=...)")
+            raise SiteError(
+                f"length = {site.length}: every rotated pair turns by more than {_SLOW} in so many positions; pass Site(read_out=...)"
+            )
         part = (q / (q @ c)[:, None])[:, slow]
         r = np.zeros(layer.width)
         r[slow] = np.linalg.svd(part - part.mean(axis=0), full_matrices=False)[2][0]
     r, c = np.asarray(r, dtype=np.float64), np.asarray(c, dtype=np.float64)
     t, kappa = _looked_at(q, r, c, cosines, sines)
     if not kappa[0] > 0:
-        raise SiteError(f"positive: <c, q> falls to {kappa[0]:.3g} at {site!r}, expected a positive number; pass Site(positive=None) to have c found")
+        raise SiteError(
+            f"positive: <c, q> falls to {kappa[0]:.3g} at {site!r}, expected a positive number; pass Site(positive=None) to have c found"
+        )
     report(0.4, f"read-out: {t[0]:.3g} to {t[1]:.3g}, kappa {kappa[0]:.3g} to {kappa[1]:.3g}")
     half = 0.5 * (t[1] - t[0]) * (1 + 1e-6)
     if not half > 1e-6:

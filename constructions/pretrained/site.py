@@ -86,7 +86,9 @@ class Site:
         """Numbers of the tokens whose decoded text satisfies the predicate, with the model's own tokenizer unless one is passed."""
         if tokenizer is None:
             if not isinstance(self.model, str):
-                raise SiteError("tokenizer: a model passed as an object brings none; pass its tokenizer, or the numbers of the tokens")
+                raise SiteError(
+                    "tokenizer: a model passed as an object brings none; pass its tokenizer, or the numbers of the tokens"
+                )
             tokenizer = smollm.load_tokenizer()
         texts = (tokenizer.decode([i]) for i in range(self.first_layer.vocabulary))
         return np.array([i for i, text in enumerate(texts) if predicate(text)], dtype=np.int64)
@@ -97,7 +99,13 @@ def layer_of(model: Any) -> FirstLayer:
     try:
         config, block = model.config, model.model.layers[0]
         attention = block.self_attn
-        tensors = [model.model.embed_tokens, block.input_layernorm, attention.q_proj, attention.k_proj, attention.v_proj]
+        tensors = [
+            model.model.embed_tokens,
+            block.input_layernorm,
+            attention.q_proj,
+            attention.k_proj,
+            attention.v_proj,
+        ]
     except AttributeError as error:
         raise SiteError(f"model: {type(model).__name__} is not laid out like Llama ({error})") from error
     rope = getattr(config, "rope_parameters", None) or {}
@@ -131,7 +139,9 @@ def compile_at_site(f: Any, eps: float, site: Site, **options: Any) -> Any:
             "query its negative is admissible). Use layer 0, or calibrate on text and take the certificate of each run"
         )
     if site.head is None:
-        raise SiteError(f"group = {site.group}: in layer 0 one head at a time is compiled, its siblings are made to ignore the prefix; pass head=")
+        raise SiteError(
+            f"group = {site.group}: in layer 0 one head at a time is compiled, its siblings are made to ignore the prefix; pass head="
+        )
     from constructions.pretrained import layer0
 
     return layer0.compile_layer0(f, eps, site, **options)
