@@ -9,6 +9,7 @@ from benchmarks import (
     export,
     franke,
     lipschitz,
+    oymak,
     pretrained,
     proof,
     sequences,
@@ -48,6 +49,11 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         "wang",
         "a family of functions served by prompts, pair by pair; what no prompt does, certified for 120 layers",
         wang.run,
+    ),
+    Benchmark(
+        "oymak",
+        "prompts with a margin proved, rivals bounded, gradient steps and test errors predicted and measured",
+        oymak.run,
     ),
     Benchmark("proof", "how long proofs take and how tight the proved bounds are", proof.run),
     Benchmark(

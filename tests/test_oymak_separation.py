@@ -243,6 +243,8 @@ def test_what_cannot_be_reached_is_refused_with_what_can():
     with pytest.raises(MarginError, match=r"below 0\.625") as caught:
         compile_context_prompt(data(noise=0.1, bound=0.3, noisy=True), 0.7)
     assert caught.value.reachable == 0.625
+    with pytest.raises(MarginError, match=r"below 1 .*, and to none from there"):
+        compile_context_prompt(data(0.0, 8.0, noise=0.2, bound=0.5), 1.0)  # float64 rounds some margins up to 1
     with pytest.raises(MarginError, match="noise of norm 3 closes the distance") as caught:
         compile_context_prompt(data(noise=0.1, bound=3.0), 0.1)
     taus = np.linspace(-5, 5, 201)

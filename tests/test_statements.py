@@ -1,4 +1,4 @@
-"""Every kind of statement of Wang et al.: saved, decided again from its file alone, refused when changed, judged honestly when forged."""
+"""Every kind of statement of Wang et al. and of Oymak et al.: saved, decided again from its file alone, refused when changed, judged honestly when forged."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import sympy as sp
 from tampering import rewrite
 
 from constructions import compile_prefix
+from constructions.oymak2023 import ContextualData, compile_context_prompt, rival_bound
 from constructions.stated import explained, verdict_lines
 from constructions.wang2023 import (
     Grid,
@@ -57,6 +58,12 @@ def dataset() -> Any:
     return generated_dataset(random_head(6, seed=1), 2)
 
 
+def contextual(noise: float) -> ContextualData:
+    """A mixture on which every self-attention layer is at 1/2."""
+    q_star, w_star = np.eye(4)[:2]
+    return ContextualData(q_star, w_star, 0.3, 20, (0.0, 8.0), (0.0, 8.0), noise, 0.5)
+
+
 def inverted() -> Any:
     prefixes = random_prefixes(stack(), 2, 1.0, seed=0)
     return inverse(stack(), apply_model(stack(), inputs()[0], prefixes), 1.0, prefixes=prefixes)
@@ -93,6 +100,12 @@ CASES = {
     "invertible": Case(lambda: invertibility(stack(), 1.0, 1.0), times("block0.w_o", 3.0), ("radius", 50.0)),
     "invertible-floor": Case(
         lambda: shared_target_floor(stack(), inputs()[0], inputs()[1], 1.0), times("block0.w_o", 3.0), ("floor", 2.0)
+    ),
+    "context-margin": Case(
+        lambda: compile_context_prompt(contextual(0.2), 0.5), times("prompt", 0.9), ("margin", 0.50001)
+    ),
+    "context-rival": Case(
+        lambda: rival_bound(contextual(0.0), "self-attention"), times("pairs", 0.1), ("accuracy", 0.49)
     ),
     "invertible-preimage": Case(inverted, times("output", 0.9), ("error", 1e-40)),
 }

@@ -27,6 +27,9 @@ _TOLERANCE = 1e-13
 _GAPS = (1e-11, 1e-9, 1e-7, 1e-6, 1e-5, 1e-3, 0.1)
 """How far below the attack a bound is tried, relative to the size of the values."""
 _MOST_TOKENS = 2**53
+_MOST_BOXES = 4096
+_AT_ONCE = 256
+"""Cases whose worst noise is proposed together, between two looks at the clock."""
 _ROUTE = "worst noise of every token alone (fractional programme), bisection in ball arithmetic"
 
 
@@ -72,6 +75,8 @@ class ContextMargin(Statement):
             raise StatementError(
                 "deltas: no rows; give at least one (lowest delta_q, highest, lowest delta_w, highest)"
             )
+        if len(deltas) > _MOST_BOXES:
+            raise StatementError(f"deltas: {len(deltas)} rows, at most {_MOST_BOXES}; state them in several parts")
         for row, (a, b, c, d) in enumerate(deltas):
             if a > b or c > d:
                 raise StatementError(f"deltas[{row}] = ({a}, {b}, {c}, {d}): a lowest value above the highest")
@@ -103,7 +108,7 @@ class ContextMargin(Statement):
         """Both ends of the least margin: an attack run in ball arithmetic, and the theorem a little below it. -inf, inf: not known."""
         deadline = time.monotonic() + seconds
         with working_precision(_BITS):
-            attack, place = self._attack()
+            attack, place = self._attack(deadline)
             numbers: dict[str, float] = {}
             if place is not None:
                 numbers = {"label": place[0], "delta_q": place[1], "delta_w": place[2]}
@@ -148,16 +153,20 @@ class ContextMargin(Statement):
                 return False
         return True
 
-    def _attack(self) -> tuple[float, tuple[float, float, float] | None]:
-        """An upper bound of the least margin, and the (y, delta_q, delta_w) that gives it: the attack's noise, run in ball arithmetic."""
+    def _attack(self, deadline: float) -> tuple[float, tuple[float, float, float] | None]:
+        """An upper bound of the least margin, and the (y, delta_q, delta_w) that gives it: the attack's noise, run in ball arithmetic.
+        The best so far when the deadline passes, after one case at least."""
         cases = [(y, point) for y in (1, -1) for row in self.deltas for point in corners(row)]
-        noises = self._proposed(cases)
         best, place = math.inf, None
-        for (y, point), (first, second) in zip(cases, noises, strict=True):
-            case = _Case(self, y, (point[0], point[0], point[1], point[1]))
-            high = arb_bounds(case.run(first, second))[1]
-            if high < best:  # NaN never is
-                best, place = high, (float(y), *point)
+        for start in range(0, len(cases), _AT_ONCE):
+            some = cases[start : start + _AT_ONCE]
+            for (y, point), (first, second) in zip(some, self._proposed(some), strict=True):
+                case = _Case(self, y, (point[0], point[0], point[1], point[1]))
+                high = arb_bounds(case.run(first, second))[1]
+                if high < best:  # NaN never is
+                    best, place = high, (float(y), *point)
+                if time.monotonic() > deadline:
+                    return best, place
         return best, place
 
     def _proposed(self, cases: list[tuple[int, tuple[float, float]]]) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -19,14 +19,17 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from verify.certificate import Status
+from verify.certificate import Status, upward
 from verify.stack import OutOfTime, Plan, Span, Stack
 from verify.statement import Statement, StatementError, Verdict
+from verify.stored_arrays import stored_array, stored_integer, stored_number
 
-__all__ = ["Family", "component_functions", "dyadic", "few_points", "fitting_prompts", "grid_points"]
+__all__ = ["Family", "TooManyFunctions", "component_functions", "dyadic", "few_points", "grid_points"]
 
 _CHUNK = 2**16  # numbers held at once
 _MOST_COMPONENTS = 200_000
+_MOST_ENTRIES = 2**24
+"""Of the table of functions: 128 MiB."""
 
 
 def grid_points(n: int, cells: int) -> Int[np.ndarray, "points n"]:
@@ -34,42 +37,68 @@ def grid_points(n: int, cells: int) -> Int[np.ndarray, "points n"]:
     return np.indices((cells,) * n).reshape(n, -1).T
 
 
-def component_functions(n: int, cells: int, levels: int, steps: int) -> Int[np.ndarray, "functions points"]:
+class TooManyFunctions(StatementError):
+    """More functions than were asked for, or than fit into memory. at_least: there are at least so many."""
+
+    def __init__(self, reason: str, at_least: int) -> None:
+        super().__init__(reason)
+        self.at_least = at_least
+
+
+def component_functions(
+    n: int, cells: int, levels: int, steps: int, *, most: int = _MOST_COMPONENTS, deadline: float = math.inf
+) -> Int[np.ndarray, "functions points"]:
     """All maps {0..cells-1}^n -> {0..levels-1} that change by at most `steps` between neighbours in the sup norm, in lexicographic order.
 
-    Raises StatementError beyond 200 000 of them.
+    Raises TooManyFunctions beyond `most` of them (at most 200 000) or beyond 2^24 table entries, OutOfTime beyond `deadline` (time.monotonic()).
+
+    Point by point: a map of the points so far is continued by every value within `steps` of all its neighbours', an interval, so only what survives is
+    built. The interval is never empty, so the count only grows. For two points of the prefix of the grid at distance r are joined by r steps within it
+    (from the later one diagonally into the slab below, which is complete and convex, or, in the same slab, by induction on n), so a map of the
+    prefix changes by at most steps * r at distance r and McShane's min over p of f(p) + steps |x - p| extends it.
     """
     points = grid_points(n, cells)
-    rows = np.zeros((1, 0), dtype=np.int64)
+    most = min(most, _MOST_COMPONENTS)
+    name = f"cells = {cells}, levels = {levels}, steps = {steps}"
+    steps = min(steps, levels)
+    columns: list[np.ndarray] = []
     for i in range(len(points)):
-        near = np.flatnonzero(np.abs(points[:i] - points[i]).max(axis=1) == 1) if i else np.zeros(0, dtype=int)
-        if len(rows) * levels > 16 * _MOST_COMPONENTS:
-            raise StatementError(f"cells = {cells}, levels = {levels}: too many functions to enumerate")
-        value = np.tile(np.arange(levels), len(rows))
-        rows = np.column_stack([np.repeat(rows, levels, axis=0), value])
-        rows = rows[(np.abs(rows[:, near] - value[:, None]) <= steps).all(axis=1)]
-    if len(rows) > _MOST_COMPONENTS:
-        raise StatementError(f"cells = {cells}, levels = {levels}: {len(rows)} functions, at most {_MOST_COMPONENTS}")
-    return rows
+        if time.monotonic() > deadline:
+            raise OutOfTime
+        near = np.flatnonzero(np.abs(points[:i] - points[i]).max(axis=1) == 1).tolist() if i else []
+        low = np.zeros(len(columns[0]) if columns else 1, dtype=np.int64)
+        high = np.full_like(low, levels - 1)
+        for j in near:
+            low, high = np.maximum(low, columns[j] - steps), np.minimum(high, columns[j] + steps)
+        counts = high - low + 1
+        size = int(counts.sum())
+        if size > most:
+            raise TooManyFunctions(f"{name}: at least {size} functions, at most {most} are enumerated", size)
+        if size * (i + 1) > _MOST_ENTRIES:
+            reason = f"{name}: at least {size} functions on {i + 1} of {len(points)} points are too many to enumerate; take a smaller grid"
+            raise TooManyFunctions(reason, size)
+        if size == len(low):
+            columns.append(low)
+            continue
+        parent = np.repeat(np.arange(len(low)), counts)
+        first = np.cumsum(counts) - counts
+        columns = [column[parent] for column in columns]
+        columns.append(low[parent] + np.arange(size) - first[parent])
+    return np.stack(columns, axis=1)
 
 
-def dyadic(name: str, value: int) -> None:
-    """Raise StatementError unless value is a power of two."""
-    if not (isinstance(value, int) and 1 <= value <= 2**20 and value & (value - 1) == 0):
+def dyadic(name: str, value: int) -> int:
+    """The value. Raises StatementError unless it is a power of two."""
+    value = stored_integer(name, value, least=1, most=2**20)
+    if value & (value - 1):
         raise StatementError(f"{name} = {value}: expected a power of two, 1 to 2^20: then float64 is exact on the grid")
+    return value
 
 
 def few_points(cells: int, n: int) -> None:
     """Raise StatementError for more grid points than are run."""
     if n > 12 or cells**n > 4096:
         raise StatementError(f"cells = {cells}: {cells}^{n} grid points, at most 4096 (and N = {n} <= 12)")
-
-
-def fitting_prompts(stack: Stack, prompts: np.ndarray) -> None:
-    """Raise StatementError for prompts that do not fit the stack."""
-    shape = (stack.n - stack.m, stack.d)
-    if prompts.ndim != 3 or prompts.shape[1:] != shape or not np.isfinite(prompts).all():
-        raise StatementError(f"prompts: shape {prompts.shape}, expected (functions, {shape[0]}, {shape[1]}), finite")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,13 +118,12 @@ class Family(Statement):
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
-        dyadic("cells", self.cells)
-        dyadic("levels", self.levels)
-        fitting_prompts(self.stack, self.prompts)
-        if self.steps < 0:
-            raise StatementError(f"steps = {self.steps}: expected an integer >= 0")
-        if not 0 <= self.tolerance < math.inf:
-            raise StatementError(f"tolerance = {self.tolerance}: expected a finite number >= 0")
+        object.__setattr__(self, "cells", dyadic("cells", self.cells))
+        object.__setattr__(self, "levels", dyadic("levels", self.levels))
+        prompts = stored_array("prompts", self.prompts, (None, self.stack.n - self.stack.m, self.stack.d))
+        object.__setattr__(self, "prompts", prompts)
+        object.__setattr__(self, "steps", stored_integer("steps", self.steps, least=0))
+        object.__setattr__(self, "tolerance", stored_number("tolerance", self.tolerance, least=0.0))
         few_points(self.cells, self.components)
 
     @property
@@ -106,12 +134,12 @@ class Family(Statement):
     @property
     def sentence(self) -> str:
         """What is stated."""
-        kind = "hardmax" if math.isinf(self.stack.beta) else f"softmax (inverse temperature {self.stack.beta:.6g})"
+        kind = "hardmax" if math.isinf(self.stack.beta) else f"softmax (inverse temperature {self.stack.beta!r})"
         n = self.components
         return (
             f"one {kind} transformer of {self.stack.depth} blocks computes each of the {len(self.prompts)} functions {{0..{self.cells - 1}}}^{n} -> "
             f"{{0..{self.levels - 1}}}^{n} of step <= {self.steps} from its prompt of {self.stack.n - self.stack.m} tokens, at every grid point, "
-            f"within {self.tolerance:g}"
+            f"within {upward(self.tolerance, 6)}"
         )
 
     @property
@@ -128,8 +156,17 @@ class Family(Statement):
             "every pair run through the stack, on intervals that are points where float64 is exact",
         )
         try:
-            component = component_functions(n, self.cells, self.levels, self.steps)
-        except StatementError as error:
+            component = component_functions(
+                n, self.cells, self.levels, self.steps, most=max(1, len(self.prompts)), deadline=deadline
+            )
+        except OutOfTime:
+            return Verdict(Status.UNDECIDED, 0.0, math.inf, route, "out of time while the family was enumerated")
+        except TooManyFunctions as error:
+            if error.at_least**n > len(self.prompts):
+                reason = (
+                    f"the family has at least {error.at_least**n} functions, the statement {len(self.prompts)} prompts"
+                )
+                return Verdict(Status.REFUTED, 0.0, math.inf, route, reason)
             return Verdict(Status.UNDECIDED, 0.0, math.inf, route, str(error))
         count = len(component) ** n
         if count != len(self.prompts):
@@ -160,8 +197,10 @@ class Family(Statement):
                 worst = max(worst, float(low.max()))
                 i, k = divmod(int(low.argmax()), len(points))
                 seen = found[int(low.argmax())]
+                table = np.round(values[i] * self.levels - 0.5).astype(int)
+                shown = f" with values {table.T.tolist()}" if table.size <= 256 else ""
                 witness = (
-                    f"function {start + i} with values {np.round(values[i] * self.levels - 0.5).astype(int).T.tolist()} at the grid point "
+                    f"function {start + i}{shown} at the grid point "
                     f"{points[k].tolist()}: output between {seen.lo.ravel().tolist()} and {seen.hi.ravel().tolist()}, expected {values[i, k].tolist()}"
                 )
         counts = {"pairs": count * len(points), "functions": count, "wrong": wrong, "undecided": unknown}
@@ -183,9 +222,8 @@ class Family(Statement):
     def from_json(cls, data: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Family:
         """The inverse of `to_json`."""
         stack = Stack.from_json(data, arrays)
-        cells, levels, steps = (int(data[name]) for name in ("cells", "levels", "steps"))
-        prompts = np.asarray(arrays["prompts"], dtype=np.float64)
-        return cls(stack, cells, levels, steps, prompts, float.fromhex(data["tolerance"]))
+        cells, levels, steps = (data[name] for name in ("cells", "levels", "steps"))
+        return cls(stack, cells, levels, steps, arrays["prompts"], float.fromhex(data["tolerance"]))
 
 
 def _distance(found: Span, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

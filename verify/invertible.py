@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from verify.certificate import Status, downward, upward
 from verify.invertible_lipschitz import BlockBound, block_bound
-from verify.invertible_model import ResidualModel
+from verify.invertible_model import ResidualModel, RunTimeout
 from verify.precision import arb_bounds, working_precision
 from verify.statement import Statement, StatementError, Verdict
 from verify.stored_arrays import stored_array, stored_number
@@ -60,7 +60,11 @@ def least_slope(model: ResidualModel, radius: float, prefix_radius: float, deadl
             if time.monotonic() > deadline:
                 failure = failure or f"out of time before {model.block_name(k)}; allow more seconds"
                 break
-            bound = block_bound(model.blocks[k], radius if k == 0 else bounds[-1].after, prefix_radius)
+            try:
+                bound = block_bound(model.blocks[k], radius if k == 0 else bounds[-1].after, prefix_radius, deadline)
+            except RunTimeout:
+                failure = failure or f"out of time at {model.block_name(k)}; allow more seconds"
+                break
             bounds.append(bound)
             if not bound.lipschitz < 1 and not failure:
                 failure = (
@@ -104,8 +108,8 @@ class Invertible(Statement):
     @property
     def sentence(self) -> str:
         return (
-            f"the {len(self.model.blocks)} blocks are invertible on tokens of norm at most {self.radius:.6g}, under every prefix of tokens of norm at most "
-            f"{self.prefix_radius:.6g}"
+            f"the {len(self.model.blocks)} blocks are invertible on tokens of norm at most {downward(self.radius, 6)}, under every prefix of tokens of norm at most "
+            f"{downward(self.prefix_radius, 6)}"
         )
 
     @property
@@ -161,7 +165,7 @@ class InvertibleFloor(Statement):
     @property
     def sentence(self) -> str:
         return (
-            f"no prefix of tokens of norm at most {self.prefix_radius:.6g} brings both inputs within {downward(self.floor, 6)} of one target, "
+            f"no prefix of tokens of norm at most {downward(self.prefix_radius, 6)} brings both inputs within {downward(self.floor, 6)} of one target, "
             "whatever the target"
         )
 

@@ -35,6 +35,7 @@ Feed-forward blocks: `verify.invertible_feed_forward`.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 import flint
@@ -44,7 +45,7 @@ from scipy.optimize import minimize
 
 from verify.ball import Ball, matmul
 from verify.invertible_feed_forward import feed_forward_bounds
-from verify.invertible_model import AttentionBlock, Block, ResidualModel
+from verify.invertible_model import AttentionBlock, Block, ResidualModel, RunTimeout
 from verify.precision import arb_bounds, working_precision
 from verify.spectral import spectral_upper
 
@@ -80,11 +81,11 @@ def stack_bounds(model: ResidualModel, radius: float, prefix_radius: float) -> l
     return bounds
 
 
-def block_bound(block: Block, radius: float, prefix_radius: float) -> BlockBound:
-    """The module's bounds for one block."""
+def block_bound(block: Block, radius: float, prefix_radius: float, deadline: float = math.inf) -> BlockBound:
+    """The module's bounds for one block. Raises RunTimeout beyond `deadline` (time.monotonic()), looked at before every head."""
     with working_precision(_BITS), np.errstate(all="ignore"):
         if isinstance(block, AttentionBlock):
-            return BlockBound(radius, *_attention(block, radius, max(radius, prefix_radius)))
+            return BlockBound(radius, *_attention(block, radius, max(radius, prefix_radius), deadline))
         return BlockBound(radius, *feed_forward_bounds(block, radius))
 
 
@@ -94,8 +95,21 @@ def _up(x: flint.arb) -> float:
     return high if high >= 0 else math.inf
 
 
-def _attention(block: AttentionBlock, radius: float, furthest: float) -> tuple[float, float]:
+def _in_time(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise RunTimeout
+
+
+def _attention(block: AttentionBlock, radius: float, furthest: float, deadline: float) -> tuple[float, float]:
     heads = len(block.w_q)
+
+    def each(matrices: list[Ball]) -> list[float]:
+        found = []
+        for u, n in zip(matrices, logits, strict=True):
+            _in_time(deadline)
+            found.append(_head(u, n, root, radius, furthest))
+        return found
+
     products = [matmul(Ball.exact(o), Ball.exact(v)) for o, v in zip(block.w_o, block.w_v, strict=True)]
     logits = [matmul(Ball.exact(q.T), Ball.exact(k)) for q, k in zip(block.w_q, block.w_k, strict=True)]
     root = flint.arb(block.w_q.shape[1]).sqrt()
@@ -103,16 +117,15 @@ def _attention(block: AttentionBlock, radius: float, furthest: float) -> tuple[f
     values = [spectral_upper(Ball.exact(v)) for v in block.w_v]
     joined = spectral_upper(Ball.exact(np.concatenate(list(block.w_o), axis=1)))
     beside = _beside(products, [1.0] * heads)
-    single = sum(
-        (flint.arb(_head(p, n, root, radius, furthest)) for p, n in zip(products, logits, strict=True)), flint.arb(0)
-    )
-    alone = [_head(Ball.exact(v), n, root, radius, furthest) for v, n in zip(block.w_v, logits, strict=True)]
+    single = sum((flint.arb(l) for l in each(products)), flint.arb(0))
+    alone = each([Ball.exact(v) for v in block.w_v])
     together = flint.arb(joined) * sum((flint.arb(l) ** 2 for l in alone), flint.arb(0)).sqrt()
     reaches = (
         _up(flint.arb(furthest) * sum((flint.arb(l) for l in lengths), flint.arb(0))),
         _up(flint.arb(furthest) * flint.arb(beside) * flint.arb(heads).sqrt()),
         _up(flint.arb(furthest) * flint.arb(joined) * sum((flint.arb(l) ** 2 for l in values), flint.arb(0)).sqrt()),
     )
+    _in_time(deadline)
     jointly = _jointly(products, logits, root, radius, furthest) if heads > 1 else math.inf
     return min(_up(single), _up(together), jointly), min(reaches)
 

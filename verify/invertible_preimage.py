@@ -74,7 +74,7 @@ class Preimage(Statement):
 
     @property
     def sentence(self) -> str:
-        return f"exactly one input with tokens of norm at most {self.radius:.6g} gives this output, and the stored one is within {upward(self.error)} of it"
+        return f"exactly one input with tokens of norm at most {self.radius!r} gives this output, and the stored one is within {upward(self.error)} of it"
 
     @property
     def quantity(self) -> str:

@@ -160,7 +160,7 @@ class GroupPass(Statement):
     @classmethod
     def from_json(cls, data: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> GroupPass:
         numbers = (float.fromhex(data["scale"]), Expression.from_json(data["expression"]), float.fromhex(data["eps"]))
-        return cls(*(arrays[name] for name in _ARRAYS), *numbers)
+        return cls(*[arrays[name] for name in _ARRAYS], *numbers)  # pyright: ignore[reportCallIssue]
 
 
 def token_bounds(run: GroupPass) -> TokenBounds:
@@ -177,7 +177,7 @@ def token_bounds(run: GroupPass) -> TokenBounds:
         return np.concatenate([np.stack([getattr(b, name) for b in block], axis=1) for block in blocks])
 
     names = ("t", "kappa", "bound", "kernel", "leak", "rounding", "share", "measured")
-    return TokenBounds(*(joined(name) for name in names))
+    return TokenBounds(*[joined(name) for name in names])  # pyright: ignore[reportCallIssue]
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,8 +226,8 @@ def _bounds(run: GroupPass, values: _Values, rows: np.ndarray, head: int) -> Tok
     if len(run.outputs):
         off = Ball.exact(run.outputs[rows, head]) - target
         measured = np.maximum(np.abs(off.mid) * (1 - 1e-15) - off.rad, 0.0).max(axis=1)
-    parts = (np.nan_to_num(x.max(axis=1), nan=np.inf) for x in (kernel, leak, rounding))
-    return TokenBounds(t, kappa, bound.max(axis=1), *parts, share, measured)
+    own_part, data_part, lost = (np.nan_to_num(x.max(axis=1), nan=np.inf) for x in (kernel, leak, rounding))
+    return TokenBounds(t, kappa, bound.max(axis=1), own_part, data_part, lost, share, measured)
 
 
 def _target(run: GroupPass, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, Ball]:

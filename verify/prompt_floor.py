@@ -24,6 +24,7 @@ from verify.prompt_floor_norms import norms_above, singular_values
 from verify.prompt_floor_precise import precise_errors
 from verify.prompt_floor_run import Masses, Prompt, constant, contraction, feed_forward, layer_errors, masses
 from verify.statement import Statement, StatementError, Verdict
+from verify.stored_arrays import stored_number
 
 __all__ = ["AttentionLayer", "FeedForward", "FloorHints", "PromptFloorStatement"]
 
@@ -84,6 +85,8 @@ class PromptFloorStatement(Statement):
     kind: ClassVar[str] = "prompt-floor"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.examples, (tuple, list)):
+            raise StatementError(f"examples: {type(self.examples).__name__}, expected a tuple of arrays (tokens, d).")
         examples = tuple(finite_array(f"examples[{i}]", x, 2) for i, x in enumerate(self.examples))
         targets = finite_array("targets", self.targets, 2)
         d, d_out, n = self.layer.width, self.layer.outputs.shape[1], len(examples)
@@ -98,11 +101,9 @@ class PromptFloorStatement(Statement):
                 )
         if targets.shape != (n, d_out):
             raise StatementError(f"targets: shape {targets.shape}, expected {(n, d_out)}.")
-        if not (math.isfinite(self.floor) and self.floor >= 0):
-            raise StatementError(f"floor: {self.floor!r} is not a finite number >= 0.")
         object.__setattr__(self, "examples", examples)
         object.__setattr__(self, "targets", targets)
-        object.__setattr__(self, "floor", float(self.floor))
+        object.__setattr__(self, "floor", stored_number("floor", self.floor, least=0.0))
         object.__setattr__(self, "hints", _checked(self.hints, n, d, d_out, self.layer.heads))
 
     @property
@@ -116,10 +117,10 @@ class PromptFloorStatement(Statement):
         return "the infimum, over prompts of every length, of the largest Euclidean error at the last token"
 
     def decide(self, *, seconds: float = math.inf) -> Verdict:
-        """Undecided beyond `seconds`, which is looked at between the stages (each takes well under a second for widths up to 256)."""
+        """Undecided beyond `seconds`, which is looked at between the stages and before every dual vector, box, and example in more digits."""
         until = time.monotonic() + seconds
         with np.errstate(all="ignore"):
-            upper = self._upper()
+            upper = self._upper(until)
             lower, route, numbers, why = self._lower(until)
         if not lower <= upper:  # rounding can bring them together, never past each other: then nothing is believed
             return Verdict(
@@ -133,18 +134,22 @@ class PromptFloorStatement(Statement):
         reason = why or f"no more than {lower:.9g} is proved of the stated {self.floor:.9g}"
         return Verdict(Status.UNDECIDED, lower, upper, route, reason, numbers=numbers)
 
-    def _upper(self) -> float:
-        """The least error of the stored prompt and of none; in more digits where float64 leaves more than 1e-9 open."""
+    def _upper(self, until: float) -> float:
+        """The least error of the stored prompt and of none; in more digits where float64 leaves more than 1e-9 open and there is time."""
         examples, best = list(self.examples), math.inf
         prompts = [Prompt(np.zeros((0, self.layer.width)), np.zeros(0))]
         if self.hints.prompt is not None:
             counts = np.ones(len(self.hints.prompt)) if self.hints.counts is None else self.hints.counts
             prompts.append(Prompt(self.hints.prompt, counts))
         for prompt in prompts:
+            if best < math.inf and time.monotonic() > until:
+                break
             low, high = layer_errors(self.layer, prompt, examples, self.targets)
             found = float(np.max(high))
-            if not found - float(np.max(low)) <= 1e-9 * found and prompt.tokens.size <= _MOST_PRECISE and found != 0:
-                found = float(np.max(precise_errors(self.layer, prompt, examples, self.targets)))
+            work = sum(prompt.tokens.size + x.size for x in examples) * self.layer.heads
+            if not found - float(np.max(low)) <= 1e-9 * found and work <= _MOST_PRECISE and found != 0:
+                refined = float(np.max(precise_errors(self.layer, prompt, examples, self.targets, until)))
+                found = found if refined >= found or math.isnan(refined) else refined  # both are upper bounds
             best = found if found < best else best
         return best
 
@@ -164,9 +169,9 @@ class PromptFloorStatement(Statement):
         if time.monotonic() > until:
             return 0.0, "", numbers, "the time ran out before the dual vectors were looked at"
         if layer.heads == 1:
-            attention, route, why = _one_head(layer, found, last, z, hints)
+            attention, route, why = _one_head(layer, found, last, z, hints, until)
         else:
-            attention, route, why = _several_heads(layer, found, z, hints)
+            attention, route, why = _several_heads(layer, found, z, hints, until)
         numbers = numbers | {"attention_floor": attention}
         # |F(u) - y_i| >= |F(u) - F(z_i)| - |F(z_i) - y_i| >= m |u - z_i| - miss
         lower = (m * attention - miss) * (1 - 4 * U) - 4 * U * miss * UP
@@ -200,7 +205,7 @@ class PromptFloorStatement(Statement):
 
 
 def _one_head(
-    layer: AttentionLayer, found: Masses, last: np.ndarray, z: Ball, hints: FloorHints
+    layer: AttentionLayer, found: Masses, last: np.ndarray, z: Ball, hints: FloorHints, until: float
 ) -> tuple[float, str, str]:
     if hints.duals is None or hints.multipliers is None or hints.knots is None:
         return 0.0, "", "no dual vectors are stored; `constructions.wang2023.floor.prompt_floor` finds them"
@@ -209,11 +214,13 @@ def _one_head(
     )
     if (hints.multipliers > 0).any():
         route += ", entropy of the prompt's weights >= 0"
-    bound, why = piecewise_bound(layer, found, last, z, Pieces(hints.duals, hints.multipliers, hints.knots))
+    bound, why = piecewise_bound(layer, found, last, z, Pieces(hints.duals, hints.multipliers, hints.knots), until)
     return bound, route, why
 
 
-def _several_heads(layer: AttentionLayer, found: Masses, z: Ball, hints: FloorHints) -> tuple[float, str, str]:
+def _several_heads(
+    layer: AttentionLayer, found: Masses, z: Ball, hints: FloorHints, until: float
+) -> tuple[float, str, str]:
     each = (
         [] if hints.head_duals is None else [head_bound(layer, found, z, h, w) for h, w in enumerate(hints.head_duals)]
     )
@@ -221,12 +228,14 @@ def _several_heads(layer: AttentionLayer, found: Masses, z: Ball, hints: FloorHi
     boxes = 0.0
     if hints.cuts is not None and hints.box_inner is not None and hints.box_outer is not None:
         inner = hints.box_inner.reshape(-1, layer.heads, *z.shape)
-        boxes = boxes_bound(layer, found, z, Cover(hints.cuts, inner, hints.box_outer))
+        boxes = boxes_bound(layer, found, z, Cover(hints.cuts, inner, hints.box_outer), until)
     best = max([0.0, *each, both, boxes])
     route = "difference of two examples of equal masses" if both == best > 0 else "the largest floor of a single head"
     route = "dual vectors on boxes of the heads' shares" if boxes == best > 0 else route
     why = (
-        ""
+        "the time ran out before all boxes were looked at"
+        if time.monotonic() > until
+        else ""
         if best > 0
         else "the dual vectors prove nothing above 0"
         if singular_values(Ball.exact(layer.stacked))[0] > 0

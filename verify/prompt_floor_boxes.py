@@ -12,6 +12,8 @@ length residual / (least singular value of [O_1 ... O_H]) cancel, as in `verify.
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from itertools import product
 
@@ -57,8 +59,8 @@ def leaves(cuts: Float[np.ndarray, "nodes 2"], heads: int) -> list[tuple[tuple[f
     return None if waiting else found
 
 
-def boxes_bound(layer: AttentionLayer, found: Masses, z: Ball, cover: Cover) -> float:
-    """The least bound over all boxes; 0 where nothing is proved."""
+def boxes_bound(layer: AttentionLayer, found: Masses, z: Ball, cover: Cover, deadline: float = math.inf) -> float:
+    """The least bound over all boxes; 0 where nothing is proved, or beyond `deadline` (time.monotonic()): every box counts."""
     boxes = leaves(cover.cuts, layer.heads) if layer.heads <= MOST_HEADS else None
     stacked = Ball.exact(layer.stacked)
     least = singular_values(stacked)[0]
@@ -71,6 +73,8 @@ def boxes_bound(layer: AttentionLayer, found: Masses, z: Ball, cover: Cover) -> 
     own = np.repeat(np.eye(layer.heads, dtype=bool), layer.value_width, axis=1)  # (heads, heads * d_v)
     worst = np.inf
     for (low, high), inner, outer in zip(boxes, cover.inner, cover.outer, strict=True):
+        if time.monotonic() > deadline:
+            return 0.0
         c, beside = _corrected(inner, outer, stacked, own, least)
         worst = min(worst, _least_corner(low, high, c, beside, mass, image, z))
         if worst <= 0:

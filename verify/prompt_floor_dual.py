@@ -27,6 +27,7 @@ g_i = O_h a_i^h - z_i. Two examples with almost the same masses: `matched`.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,9 +97,10 @@ def _last_enlarged(w: np.ndarray, by: float) -> Ball:
 
 
 def piecewise_bound(
-    layer: AttentionLayer, found: Masses, last: np.ndarray, z: Ball, pieces: Pieces
+    layer: AttentionLayer, found: Masses, last: np.ndarray, z: Ball, pieces: Pieces, deadline: float = math.inf
 ) -> tuple[float, str]:
-    """(bound, why): of a layer with one head, over every prompt. z: targets less the constant part, (examples, d_out). why: of a bound 0."""
+    """(bound, why): of a layer with one head, over every prompt. z: targets less the constant part, (examples, d_out). why: of a bound 0, also
+    beyond `deadline` (time.monotonic()): every piece counts."""
     o = Ball.exact(layer.outputs[0])
     mass, g = found.mass[:, 0], matmul(found.average[:, 0], Ball(o.mid.T, o.rad.T)) - z
     least_o = singular_values(o)[0]
@@ -113,6 +115,8 @@ def piecewise_bound(
     ends = [-math.inf, *pieces.knots.tolist(), math.inf]
     least, worst = math.inf, ""
     for k, (w, nu) in enumerate(zip(pieces.duals, pieces.multipliers.tolist(), strict=True)):
+        if time.monotonic() > deadline:
+            return 0.0, f"the time ran out at piece {k} of {len(pieces.duals)}"
         summed = total(Ball.exact(w), 0)
         if nu > 0:
             residual = matmul(Ball(m.mid.T, m.rad.T), summed[:, None])[:, 0] + kappa.scale(nu)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from verify.statement import StatementError
+from verify.stored_arrays import stored_number
 
 __all__ = ["ACTIVATIONS", "AttentionLayer", "FeedForward", "finite_array"]
 
@@ -26,9 +27,12 @@ ACTIVATIONS = ("identity", "relu", "leaky_relu", "tanh", "gelu")
 def finite_array(name: str, value: Any, dimensions: int) -> np.ndarray:
     """A float64 array with so many axes, all of length >= 1 and all numbers finite. Raises StatementError naming the argument."""
     try:
-        array = np.array(value, dtype=np.float64, order="C")
+        given = np.asarray(value)
     except (TypeError, ValueError) as error:
         raise StatementError(f"{name}: not an array of numbers ({error}). Pass a float64 array.") from error
+    if given.dtype.kind not in "fiub":
+        raise StatementError(f"{name}: type {given.dtype}, expected real numbers. Pass a float64 array.")
+    array = np.array(given, dtype=np.float64, order="C")
     if array.ndim != dimensions or 0 in array.shape:
         raise StatementError(f"{name}: shape {array.shape}, expected {dimensions} axes, none of them empty.")
     if not np.isfinite(array).all():
@@ -71,8 +75,10 @@ class FeedForward:
                 raise StatementError(f"{name}: shape {biases[name].shape}, expected ({size},).")
         if self.activation not in ACTIVATIONS:
             raise StatementError(f"activation: {self.activation!r} is unknown. Choose among {', '.join(ACTIVATIONS)}.")
-        if not 0 < self.slope <= 1:
-            raise StatementError(f"slope: {self.slope!r} is not in (0, 1].")
+        slope = stored_number("slope", self.slope, above=0.0)
+        if slope > 1:
+            raise StatementError(f"slope: {slope!r} is not in (0, 1].")
+        object.__setattr__(self, "slope", slope)
         for name, value in {"first": first, "second": second, **biases}.items():
             object.__setattr__(self, name, value)
 
@@ -105,7 +111,10 @@ class AttentionLayer:
 
     def __post_init__(self) -> None:
         def headed(name: str, axes: int) -> np.ndarray:
-            value = np.asarray(getattr(self, name))
+            try:
+                value = np.asarray(getattr(self, name))
+            except (TypeError, ValueError) as error:
+                raise StatementError(f"{name}: not an array of numbers ({error}). Pass a float64 array.") from error
             return finite_array(name, value[None] if value.ndim == axes - 1 else value, axes)
 
         query, key, value = (headed(name, 3) for name in ("query", "key", "value"))

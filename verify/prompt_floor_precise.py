@@ -6,6 +6,7 @@ An infimum at mass t -> 0 is approached by tokens of size 1/t whose logits cance
 from __future__ import annotations
 
 import math
+import time
 
 import flint
 import numpy as np
@@ -26,14 +27,20 @@ def _matrix(array: np.ndarray) -> flint.arb_mat:
 
 
 def precise_errors(
-    layer: AttentionLayer, prompt: Prompt, examples: list[np.ndarray], targets: np.ndarray
+    layer: AttentionLayer,
+    prompt: Prompt,
+    examples: list[np.ndarray],
+    targets: np.ndarray,
+    deadline: float = math.inf,
 ) -> Float[np.ndarray, " examples"]:
-    """Upper bounds of |layer(prompt, X_i)_last - y_i|; NaN where nothing is known."""
+    """Upper bounds of |layer(prompt, X_i)_last - y_i|; NaN where nothing is known, and for the examples left when `deadline` (time.monotonic()) passed."""
     with working_precision(_BITS):
-        return np.array([_error(layer, prompt, x, y) for x, y in zip(examples, targets, strict=True)])
+        return np.array([_error(layer, prompt, x, y, deadline) for x, y in zip(examples, targets, strict=True)])
 
 
-def _error(layer: AttentionLayer, prompt: Prompt, example: np.ndarray, target: np.ndarray) -> float:
+def _error(layer: AttentionLayer, prompt: Prompt, example: np.ndarray, target: np.ndarray, deadline: float) -> float:
+    if time.monotonic() > deadline:
+        return math.nan
     tokens = np.concatenate([prompt.tokens, example])
     counts = [*prompt.counts.tolist(), *[1.0] * len(example)]
     query_bias, value_bias, output_bias = layer.offsets
@@ -44,6 +51,8 @@ def _error(layer: AttentionLayer, prompt: Prompt, example: np.ndarray, target: n
         out = out + last
     root = flint.arb(layer.query.shape[1]).sqrt()
     for h in range(layer.heads):
+        if time.monotonic() > deadline:
+            return math.nan
         query = _matrix(layer.query[h]) * last + _matrix(query_bias[h][:, None])
         logits = [z / root for z in (rows * (_matrix(layer.key[h].T) * query)).entries()]
         top = max(logits, key=lambda z: float(z.mid()))

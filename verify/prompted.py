@@ -26,11 +26,12 @@ from jaxtyping import Float
 from verify.ball import Ball
 from verify.certificate import Status, downward, upward
 from verify.expression import Expression
-from verify.family import dyadic, few_points, fitting_prompts, grid_points
+from verify.family import dyadic, few_points, grid_points
 from verify.jets import jets
 from verify.precision import arb_bounds, working_precision
 from verify.stack import OutOfTime, Plan, Span, Stack
 from verify.statement import Statement, StatementError, Verdict
+from verify.stored_arrays import stored_array, stored_integer, stored_number
 
 __all__ = ["Prompted"]
 
@@ -107,27 +108,31 @@ class Prompted(Statement):
     pieces: int = 32
 
     def __post_init__(self) -> None:
-        dyadic("cells", self.cells)
-        fitting_prompts(self.stack, self.prompt[None])
+        object.__setattr__(self, "cells", dyadic("cells", self.cells))
+        shape = (self.stack.n - self.stack.m, self.stack.d)
+        object.__setattr__(self, "prompt", stored_array("prompt", self.prompt, shape))
+        object.__setattr__(self, "centres", stored_array("centres", self.centres, (None, None)))
+        for name in ("margin", "p", "eps"):
+            object.__setattr__(self, name, stored_number(name, getattr(self, name), above=0.0))
+        object.__setattr__(self, "lipschitz", stored_number("lipschitz", self.lipschitz, least=0.0))
+        object.__setattr__(self, "pieces", stored_integer("pieces", self.pieces, least=1, most=_MOST_PIECES))
         n = self.components
         few_points(self.cells, n)
-        if not 0 < self.margin < 1:
+        if not self.margin < 1:
             raise StatementError(f"margin = {self.margin}: expected a share of a cell, between 0 and 1")
         if not 1 <= self.p <= 64:
             raise StatementError(f"p = {self.p}: expected an exponent between 1 and 64")
-        if not 0 < self.eps < math.inf:
-            raise StatementError(f"eps = {self.eps}: expected a finite number > 0")
-        if not (self.pieces >= 1 and (self.cells * self.pieces) ** n <= _MOST_PIECES):
+        if (self.cells * self.pieces) ** n > _MOST_PIECES:
             raise StatementError(f"pieces = {self.pieces}: expected >= 1 and (cells pieces)^{n} <= {_MOST_PIECES}")
         if self.expression is not None:
+            if not isinstance(self.expression, Expression):
+                raise StatementError(f"expression: {type(self.expression).__name__}, expected an Expression or None")
             if self.expression.dimension != n or len(self.expression.outputs) != n:
                 raise StatementError(
                     f"expression: {self.expression.dimension} variables, {len(self.expression.outputs)} outputs, expected {n} of both"
                 )
-        elif self.centres.shape != (self.cells**n, n) or not np.isfinite(self.centres).all():
-            raise StatementError(f"centres: shape {self.centres.shape}, expected ({self.cells**n}, {n}) finite values")
-        elif not 0 <= self.lipschitz < math.inf:
-            raise StatementError(f"lipschitz = {self.lipschitz}: expected a finite number >= 0")
+        elif self.centres.shape != (self.cells**n, n):
+            raise StatementError(f"centres: shape {self.centres.shape}, expected ({self.cells**n}, {n})")
 
     @property
     def components(self) -> int:
@@ -138,12 +143,12 @@ class Prompted(Statement):
     def sentence(self) -> str:
         """What is stated."""
         target = "a declared Lipschitz function" if self.expression is None else str(self.expression)
-        return f"with its prompt of {len(self.prompt)} tokens the transformer of {self.stack.depth} blocks is within {self.eps:g} of {target} in L^{self.p:g}"
+        return f"with its prompt of {len(self.prompt)} tokens the transformer of {self.stack.depth} blocks is within {upward(self.eps, 6)} of {target} in L^{_shown(self.p)}"
 
     @property
     def quantity(self) -> str:
         """What the bounds bound."""
-        return f"the L^{self.p:g} error on [0, 1]^{self.components}"
+        return f"the L^{_shown(self.p)} error on [0, 1]^{self.components}"
 
     @np.errstate(all="ignore")
     def decide(self, *, seconds: float = math.inf) -> Verdict:
@@ -183,7 +188,7 @@ class Prompted(Statement):
         numbers = {"depth": float(stack.depth), "prompt": float(len(self.prompt)), "exceptional": exceptional}
         if upper <= self.eps:
             return Verdict(Status.PROVED, lower, upper, route, "", assumptions, numbers)
-        reason = f"the L^{self.p:g} error is at least {downward(lower)} and at most {upward(upper)}, eps = {self.eps:g}"
+        reason = f"the L^{_shown(self.p)} error is at least {downward(lower)} and at most {upward(upper)}, eps = {self.eps!r}"
         return Verdict(
             Status.REFUTED if lower > self.eps else Status.UNDECIDED, lower, upper, route, reason, assumptions, numbers
         )
@@ -255,13 +260,16 @@ class Prompted(Statement):
         stack = Stack.from_json(data, arrays)
         expression = None if data["expression"] is None else Expression.from_json(data["expression"])
         margin, p, eps, lipschitz = (float.fromhex(data[name]) for name in ("margin", "p", "eps", "lipschitz"))
-        prompt, centres = (np.asarray(arrays[name], dtype=np.float64) for name in ("prompt", "centres"))
-        return cls(
-            stack, prompt, int(data["cells"]), margin, p, eps, expression, centres, lipschitz, int(data["pieces"])
-        )
+        prompt, centres = arrays["prompt"], arrays["centres"]
+        return cls(stack, prompt, data["cells"], margin, p, eps, expression, centres, lipschitz, data["pieces"])
 
 
-_DECLARED = "f is Lipschitz in the sup norm with constant {:.6g} (declared), and its values at the cells' centres are the stored numbers (evaluated in float64)"
+_DECLARED = "f is Lipschitz in the sup norm with constant {!r} (declared), and its values at the cells' centres are the stored numbers (evaluated in float64)"
+
+
+def _shown(p: float) -> str:
+    """An exponent in full."""
+    return str(int(p)) if p.is_integer() else repr(p)
 
 
 def _where_defined(expression: Expression, sides: list[tuple[Fraction, Fraction]]) -> list[flint.arb]:

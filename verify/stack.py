@@ -34,6 +34,7 @@ from jaxtyping import Float
 from verify.ball import Ball
 from verify.ball import exp as ball_exp
 from verify.statement import StatementError
+from verify.stored_arrays import stored_array, stored_integer, stored_number
 
 __all__ = ["OutOfTime", "Span", "Stack"]
 
@@ -185,25 +186,23 @@ class Stack:
     beta: float = math.inf
 
     def __post_init__(self) -> None:
-        if self.position.ndim != 2 or not 1 <= self.position.size <= 1024:
-            raise StatementError(f"position: shape {self.position.shape}, expected (tokens, d) with 1 to 1024 numbers")
-        n, d = self.position.shape
-        if not 1 <= self.m <= n:
-            raise StatementError(f"m = {self.m}: expected between 1 and {n} data tokens")
-        if not self.beta > 0:
-            raise StatementError(f"beta = {self.beta}: expected an inverse temperature > 0, inf for hardmax")
-        if self.order.ndim != 1 or not np.isin(self.order, (0.0, 1.0)).all():
+        position = stored_array("position", self.position, (None, None))
+        if not 1 <= position.size <= 1024:
+            raise StatementError(f"position: shape {position.shape}, expected (tokens, d) with 1 to 1024 numbers")
+        n, d = position.shape
+        object.__setattr__(self, "m", stored_integer("m", self.m, least=1, most=n))
+        hardmax = isinstance(self.beta, (float, np.floating)) and self.beta == math.inf
+        object.__setattr__(self, "beta", math.inf if hardmax else stored_number("beta", self.beta, above=0.0))
+        order = stored_array("order", self.order, (None,))
+        if not np.isin(order, (0.0, 1.0)).all():
             raise StatementError("order: expected one 0 (feed-forward) or 1 (attention) per block")
-        a = int(self.order.sum())
-        f = len(self.order) - a
+        object.__setattr__(self, "order", order)
+        a = int(order.sum())
+        f = len(order) - a
         shapes = dict.fromkeys(("query", "key", "value", "out"), (a, 2, d))
         shapes |= {"bias": (a, 2), "first": (f, 4, d), "offset": (f, 4), "second": (f, d, 4), "position": (n, d)}
         for name, shape in shapes.items():
-            array = getattr(self, name)
-            if array.shape != shape or array.dtype != np.float64:
-                raise StatementError(f"{name}: shape {array.shape} of {array.dtype}, expected {shape} of float64")
-            if not np.isfinite(array).all():
-                raise StatementError(f"{name}: has numbers that are not finite")
+            object.__setattr__(self, name, stored_array(name, getattr(self, name), shape))
 
     @property
     def n(self) -> int:
@@ -231,8 +230,8 @@ class Stack:
     @staticmethod
     def from_json(data: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Stack:
         """The inverse of `to_json` and `arrays`."""
-        parts = {name: np.asarray(arrays[name], dtype=np.float64) for name in _ARRAYS}
-        return Stack(int(data["m"]), beta=float.fromhex(data["beta"]), **parts)
+        parts = {name: arrays[name] for name in _ARRAYS}
+        return Stack(data["m"], beta=float.fromhex(data["beta"]), **parts)
 
     @np.errstate(all="ignore")
     def run(self, tokens: Float[np.ndarray, "batch n d"], plan: Plan, deadline: float = math.inf) -> Span:

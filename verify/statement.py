@@ -18,11 +18,24 @@ import numpy as np
 
 from verify.certificate import Status, downward, upward
 
-__all__ = ["Statement", "StatementError", "Verdict"]
+__all__ = ["Statement", "StatementError", "Verdict", "shown_text"]
+
+_LONGEST_TEXT = 10_000
 
 
 class StatementError(ValueError):
     """Arrays or numbers that make no statement; the message names the argument, its value and what was expected."""
+
+
+def shown_text(name: str, text: Any) -> str:
+    """Text of a file that a terminal may show: one line, nothing that moves the cursor or changes colours. Raises StatementError."""
+    if not isinstance(text, str):
+        raise StatementError(f"{name}: {type(text).__name__}, expected text")
+    if len(text) > _LONGEST_TEXT:
+        raise StatementError(f"{name}: {len(text)} characters, at most {_LONGEST_TEXT}; shorten it")
+    if not text.isprintable():
+        raise StatementError(f"{name} = {text[:60]!r}: expected one line of printable characters; remove the others")
+    return text
 
 
 @dataclass(frozen=True)
@@ -73,16 +86,16 @@ class Verdict:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Verdict:
-        """The inverse of `to_json`. Raises StatementError for anything else."""
+        """The inverse of `to_json`. Raises StatementError for anything else, text that is not printable included: a terminal will show it."""
         try:
             return Verdict(
                 Status(data["status"]),
                 float.fromhex(data["lower"]),
                 float.fromhex(data["upper"]),
-                str(data["route"]),
-                str(data["reason"]),
-                tuple(str(a) for a in data["assumptions"]),
-                {str(name): float.fromhex(x) for name, x in data["numbers"].items()},
+                shown_text("verdict.route", data["route"]),
+                shown_text("verdict.reason", data["reason"]),
+                tuple(shown_text("verdict.assumptions", a) for a in data["assumptions"]),
+                {shown_text("verdict.numbers", name): float.fromhex(x) for name, x in data["numbers"].items()},
             )
         except StatementError:
             raise

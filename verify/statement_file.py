@@ -14,7 +14,7 @@ from safetensors.numpy import save as serialise
 
 from verify.artefact import FORMAT, VERSION, ArtefactError, content_hash, read_parts, write_whole
 from verify.certificate import Status
-from verify.statement import Statement, StatementError, Verdict
+from verify.statement import Statement, StatementError, Verdict, shown_text
 from verify.statements import STATEMENTS
 
 __all__ = ["Stated", "check_statement", "holds_statement", "load_statement", "save_statement"]
@@ -71,7 +71,10 @@ def load_statement(path: str | os.PathLike[str]) -> Stated:
             )
         statement = STATEMENTS[document["statement"]].from_json(document["data"], arrays)
         verdict = Verdict.from_json(document["verdict"])
-        return Stated(statement, verdict, dict(document["notes"]))
+        notes = dict(document["notes"])
+        for name, value in notes.items():
+            shown_text(f"notes.{shown_text('notes', name)}", str(value))
+        return Stated(statement, verdict, notes)
     except ArtefactError:
         raise
     except StatementError as error:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from verify.statement import StatementError
 
-__all__ = ["stored_array", "stored_number"]
+__all__ = ["stored_array", "stored_integer", "stored_number"]
 
 
 def stored_array(name: str, x: Any, shape: tuple[int | None, ...]) -> Float[np.ndarray, ...]:
@@ -41,10 +41,21 @@ def stored_array(name: str, x: Any, shape: tuple[int | None, ...]) -> Float[np.n
 def stored_number(name: str, x: Any, *, least: float = -math.inf, above: float = -math.inf) -> float:
     """A finite float, at least `least` and more than `above`. Raises StatementError."""
     try:
+        if np.asarray(x).dtype.kind in "bcSU":  # float() would take True, text, and with a warning complex numbers
+            raise TypeError
         value = float(x)
     except (TypeError, ValueError, OverflowError) as error:
-        raise StatementError(f"{name} = {x!r}: expected a number") from error
+        raise StatementError(f"{name} = {str(x)[:60]!r}: expected a number") from error
     if not math.isfinite(value) or value < least or value <= above:
         wanted = f"above {above}" if above > -math.inf else f"at least {least}" if least > -math.inf else "of any size"
         raise StatementError(f"{name} = {value}: expected a finite number, {wanted}")
     return value
+
+
+def stored_integer(name: str, x: Any, *, least: int, most: int = 2**53) -> int:
+    """A whole number between `least` and `most`, of an integer type: 2.0 and True are none. Raises StatementError."""
+    if isinstance(x, (bool, np.bool_)) or not isinstance(x, (int, np.integer)) or not least <= x <= most:
+        # int(): a digit string of thousands of places would be refused by str
+        shown = repr(x)[:60] if not isinstance(x, int) or abs(x) < 10**60 else "beyond 10^60"
+        raise StatementError(f"{name} = {shown}: expected an integer, {least} to {most}; pass one")
+    return int(x)

@@ -39,7 +39,7 @@ class Positive:
 
 def positive_direction(queries: Float[np.ndarray, "count m"], seed: int = 0) -> Positive:
     """The c of smallest max <c, q> with <c, q> >= 1 on all queries. Raises NoDirection with the reason where there is none."""
-    count, m = queries.shape
+    count = len(queries)
     mean = queries.mean(axis=0)
     along = queries @ mean
     rng = np.random.default_rng(seed)
@@ -89,11 +89,12 @@ def shortest_positive(queries: Float[np.ndarray, "count m"]) -> Float[np.ndarray
     size = float(np.sqrt((queries**2).sum(axis=1).mean()))
     scaled = queries / size
     chosen = np.argsort(scaled @ scaled.mean(axis=0))[:64]
+    p, z = scaled[0], np.zeros(1)
     for _ in range(_ROUNDS):
         part = scaled[chosen]
         right = np.concatenate([np.zeros(part.shape[1]), [1.0]])
         weights, _ = nnls(np.vstack([part.T, np.ones(len(part))]), right)
-        p = weights @ part / weights.sum()
+        p = np.asarray(weights @ part / weights.sum())
         z = scaled @ p
         if z.min() >= 0.98 * (p @ p) > 1e-8:
             return p / float(z.min()) / size

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from constructions.oymak2023.data import ContextualData
 from constructions.oymak2023.errors import ContextError
+from constructions.stated_html import Carded
 from verify.certificate import downward, upward
 from verify.context_rival import RIVALS, ContextRival
 from verify.statement import Verdict
@@ -22,7 +23,7 @@ __all__ = ["RivalBound", "hard_mixture", "rival_bound", "self_attention_threshol
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RivalBound:
+class RivalBound(Carded):
     """No weights of `rival` are right with probability above `accuracy[1]` on the noise-free mixture (proved); some reach `accuracy[0]`."""
 
     statement: ContextRival

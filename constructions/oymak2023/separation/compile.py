@@ -15,7 +15,8 @@ from constructions.oymak2023.errors import ContextError, MarginError
 from constructions.oymak2023.model import PromptAttention
 from constructions.oymak2023.runtime import as_transformer
 from constructions.oymak2023.separation.temperature import isolation_gap, reach, smallest_temperature
-from verify.certificate import Status, downward
+from constructions.stated_html import Carded
+from verify.certificate import Status, downward, upward
 from verify.context_margin import ContextMargin
 from verify.model import Prefix, Transformer
 from verify.statement import Verdict
@@ -29,7 +30,7 @@ _LESS = (1e-9, 1e-6, 1e-3, 1e-2)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ContextPrompt:
+class ContextPrompt(Carded):
     """prompt = temperature * q_star, head = w_star/|w_star|^2, so that a relevant token alone has the margin 1.
 
     verdict: y f(X) >= the margin for every X of the support. too_warm: a temperature at which the kernel refutes the margin (None if there is none
@@ -80,7 +81,7 @@ class ContextPrompt:
         words = f"y f(X) >= {downward(lower, 6)} on the whole support, least margin within {upper - lower:.1e} of that"
         if not self.verdict.proved:
             words = self.verdict.reason
-        warm = "" if self.too_warm is None else f" (refuted at {self.too_warm:.7g})"
+        warm = "" if self.too_warm is None else f" (refuted at {upward(1 - self.too_warm / self.temperature, 2)} less)"
         sure = ", accuracy 1" if self.accuracy is not None else ""
         return f"<ContextPrompt {self.verdict.status}{sure}: {words}; temperature {self.temperature:.7g}{warm}; {self.data!r}>"
 
@@ -168,6 +169,9 @@ def compile_context_prompt(
             break
     assert statement is not None
     assert verdict is not None
+    # float64 rounds the margins of very cold prompts up to their limit, which none attains
+    if not verdict.proved and margin >= reach(data_model, spread).margin:
+        raise _unreachable(data_model, margin, spread)
     return ContextPrompt(data_model, used, _refuted_below(data_model, smallest, margin, spread), statement, verdict)
 
 
