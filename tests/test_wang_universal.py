@@ -234,10 +234,14 @@ def test_a_missing_prompt_is_refuted_by_the_kernels_own_enumeration(four):
     assert "68 functions" in verdict.reason
 
 
-def test_no_time_and_no_enumeration_are_undecided(four):
+def test_without_time_nothing_is_decided(four):
     assert four.statement.decide(seconds=0.0).status is Status.UNDECIDED
-    large = replace(four.statement, cells=64, levels=64)
-    assert large.decide().status is Status.UNDECIDED
+
+
+def test_a_larger_family_than_there_are_prompts_is_refuted_without_enumerating_it(four):
+    verdict = replace(four.statement, cells=64, levels=64).decide()
+    assert verdict.status is Status.REFUTED
+    assert "at least" in verdict.reason
 
 
 @pytest.mark.parametrize("number", [1e300, -1e300, 5e-324, 0.0])

@@ -85,9 +85,11 @@ class PromptFloorStatement(Statement):
     kind: ClassVar[str] = "prompt-floor"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.examples, (tuple, list)):
-            raise StatementError(f"examples: {type(self.examples).__name__}, expected a tuple of arrays (tokens, d).")
-        examples = tuple(finite_array(f"examples[{i}]", x, 2) for i, x in enumerate(self.examples))
+        try:
+            given = tuple(self.examples)
+        except TypeError as error:
+            raise StatementError(f"examples: {error}, expected a tuple of arrays (tokens, d).") from error
+        examples = tuple(finite_array(f"examples[{i}]", x, 2) for i, x in enumerate(given))
         targets = finite_array("targets", self.targets, 2)
         d, d_out, n = self.layer.width, self.layer.outputs.shape[1], len(examples)
         if n == 0:
