@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -30,6 +30,7 @@ Norm = Literal["l2", "linf", "l1"]
 _ATTEMPTS = 12
 
 
+@overload
 def compile_prefix(
     f: Any,
     eps: float,
@@ -43,7 +44,25 @@ def compile_prefix(
     time_limit: float = 120.0,
     sequence_length: int = 64,
     progress: Progress = None,
-) -> Compiled:
+    site: None = None,
+) -> Compiled: ...
+@overload
+def compile_prefix(f: Any, eps: float, *, site: Any) -> Any: ...
+def compile_prefix(
+    f: Any,
+    eps: float,
+    domain: Any = None,
+    *,
+    method: str = "auto",
+    lipschitz: float | None = None,
+    norm: Norm = "l2",
+    max_tokens: int = 20_000,
+    effort: float = 0.0,
+    time_limit: float = 120.0,
+    sequence_length: int = 64,
+    progress: Progress = None,
+    site: Any = None,
+) -> Any:
     """Compile a target function into an attention prefix whose sup error over the domain is *proved* to be at most eps.
 
     f: a SymPy expression or a list of them (vector output); a NumPy callable of n > 1 arrays, or of points (..., n) (or (...) when
@@ -61,10 +80,16 @@ def compile_prefix(
     time_limit: seconds after which the search for a provable prefix gives up (an attempt under way may take somewhat longer).
     sequence_length: longest sequence for which a head that attends to data tokens ("classical") is proved.
     progress: None (a bar on a terminal after two seconds), True, False, or a callback (fraction, words).
+    site: a head of a frozen pretrained model, `constructions.pretrained.Site`; then f and eps are all else that is read, and the
+    result is what `constructions.pretrained.compile_at_site` returns. Without it a `Compiled` is returned.
 
     Raises a subclass of CompileError (a ValueError) naming the argument, the value, the reason and the next step.
     """
     eps = _accepted(eps)
+    if site is not None:
+        from constructions.pretrained import compile_at_site  # needs an extra
+
+        return compile_at_site(f, eps, site)
     if isinstance(max_tokens, bool) or not isinstance(max_tokens, (int, np.integer)) or max_tokens < 1:
         raise TooLongError(needed=1, max_tokens=max_tokens)
     for name, seconds in (("effort", effort), ("time_limit", time_limit)):
@@ -99,13 +124,18 @@ def _accepted(eps: Any) -> float:
     return value
 
 
+def _general(table: tuple[Method, ...]) -> list[str]:
+    """Names that stand for several methods."""
+    return ["auto", "head"] if any(m.name == "circuit" for m in table) else ["auto"]
+
+
 def _methods(method: str, table: tuple[Method, ...]) -> tuple[Method, ...]:
     several = {"auto": table, "head": tuple(m for m in table if m.name != "circuit")}
     chosen = several.get(method) or tuple(m for m in table if m.name == method)
     if not chosen:
         elsewhere = any(m.name == method for other in ALL_TABLES for m in other)
         reason = "is not for this domain" if elsewhere or method in SEQUENCE_METHODS else "is unknown"
-        raise MethodError(value=method, known=["auto", *(m.name for m in table)], reason=reason)
+        raise MethodError(value=method, known=[*_general(table), *(m.name for m in table)], reason=reason)
     return chosen
 
 
@@ -114,7 +144,11 @@ def _applicable(problem: Problem, chosen: tuple[Method, ...], method: str) -> tu
     usable = tuple(m for m in chosen if reasons[m.name] is None)
     if not usable:
         known = [m.name for m in methods_for(problem.domain) if m.refusal(problem) is None]
-        raise MethodError(value=method, known=["auto", *known], reason=f"does not apply: it {reasons[method]}")
+        raise MethodError(
+            value=method,
+            known=[*_general(methods_for(problem.domain)), *known],
+            reason=f"does not apply: it {reasons[method]}",
+        )
     return usable
 
 

@@ -55,7 +55,8 @@ def test_the_function_is_compiled_and_proved(name, campaign):
     # max - min of values that are attained: no more than the range
     span = attained_range(from_sympy(traced.expressions, names), Box(dict(zip(names, zip(*box.bounds, strict=True), strict=True))))  # fmt: skip
     relative = 5e-2 if name in SLOW and campaign < 2 else 1e-3
-    result = compile_prefix(function, eps=relative * span, domain=box, method="circuit")
+    # the length must not depend on how busy the machine is
+    result = compile_prefix(function, eps=relative * span, domain=box, method="circuit", time_limit=900)
     assert result.certificate.proved
     assert any("tracing" in text for text in result.certificate.assumptions)
     assert result.length <= MOST_TOKENS[name]

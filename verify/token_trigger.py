@@ -58,7 +58,9 @@ class HeadStatement(Statement):
         """The verdict for these weights (or what loads them). Undecided without them, with others, or beyond `seconds`."""
         started = time.monotonic()
         if weights is None:
-            return self._undecided(f"needs the layer's weights, SHA-256 {self.weights}: pass weights=")
+            return self._undecided(
+                f"needs the layer's weights, SHA-256 {self.weights}: from Python, verify.check_statement(path, weights=Site(...).first_layer)"
+            )
         layer = weights if isinstance(weights, FirstLayer) else weights()
         if layer.sha256 != self.weights:
             return self._undecided(

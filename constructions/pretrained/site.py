@@ -136,7 +136,7 @@ def compile_at_site(f: Any, eps: float, site: Site, **options: Any) -> Any:
     if not site.enumerable:
         raise SiteError(
             f"layer = {site.layer}: its queries depend on the text, so nothing can be proved for every text in advance (the RMS norm is odd: with each "
-            "query its negative is admissible). Use layer 0, or calibrate on text and take the certificate of each run"
+            "query its negative is admissible). Use layer 0, or calibrate on text (constructions.pretrained.compile_group) and take the certificate of each run"
         )
     if site.head is None:
         raise SiteError(

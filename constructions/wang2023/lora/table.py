@@ -51,12 +51,12 @@ class ParametersRow:
     def __repr__(self) -> str:
         last = max((f for f in self.floors if f.floor > 0), key=lambda f: f.tokens, default=None)
         words = (
-            f"; {last.tokens} token{'' if last.tokens == 1 else 's'} ({self.prompt_numbers(last.tokens)} numbers) >= {downward(last.floor, 4)}"
+            f"; {last.tokens} token{'' if last.tokens == 1 else 's'} ({self.prompt_numbers(last.tokens)} numbers) >= {downward(last.floor, 4)} (proved)"
             if last
             else ""
         )
         return (
-            f"<ParametersRow n = {self.n}, d = {self.d}: update {self.update_numbers} numbers, error <= {upward(self.update_error)} (proved){words} (proved); "
+            f"<ParametersRow n = {self.n}, d = {self.d}: update {self.update_numbers} numbers, error <= {upward(self.update_error)} (proved){words}; "
             f"{self.enough_tokens} tokens need {self.prompt_numbers(self.enough_tokens)} numbers>"
         )
 
