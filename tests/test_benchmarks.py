@@ -112,6 +112,10 @@ def heads_of_a_pretrained_model(found: dict[str, float]) -> None:
     assert found["trigger_text_length"] >= 256
     assert found["trigger_error_measured"] <= found["trigger_error_proved"] <= 1e-3
     assert found["trigger_siblings_share"] <= 1e-3 * (1 + 1e-6)
+    if "posterior_bounds" in found:  # not in a small run
+        assert found["posterior_violations"] == 0
+        assert found["posterior_tokens"] >= 10_000
+        assert found["posterior_layers"] >= 3
 
 
 PROMISES = {

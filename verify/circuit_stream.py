@@ -245,7 +245,7 @@ def _proved(values: Float[np.ndarray, " tokens"], reading: _Reading, i: int, hea
     names = node.function.variables
     box = Box(dict(zip(names, zip(lo, hi, strict=True), strict=True)))
     given = heads.hint.tolerances[i]
-    tolerance = given if 0 < given <= eps else eps
+    tolerance = given if 0 < given < 1e100 else eps  # a node that moves the output little may be off by more than eps
     limits = [1.5 * tolerance, *(x for x in (20 * tolerance, 1e-4 * eps, 1e-2 * eps) if x > 1.5 * tolerance), eps]
     function = continued(node.function)  # what is read may lie outside the domain of g, if only by delta
     for limit in limits:
