@@ -26,7 +26,7 @@ from verify.cells import Cells
 from verify.certificate import EXECUTION, Certificate, Status, unbounded
 from verify.circuit import CircuitHint, table_size, used_variables
 from verify.circuit_ranges import ranges
-from verify.circuit_stream import Heads, Refused, Stream, through_layers
+from verify.circuit_stream import Execution, Heads, Refused, Stream, through_layers
 from verify.domain import Box, BoxError
 from verify.expression import Expression, ExpressionError, Node
 from verify.identity import prove_equal
@@ -36,6 +36,7 @@ from verify.target import ExpressionTarget
 
 __all__ = [
     "UNREADABLE",
+    "bound_on_box",
     "circuit_outputs",
     "copies_only",
     "decided",
@@ -74,7 +75,7 @@ def prove_circuit(
                 return decided(eps, lower, witness)
             of_reasonable_size(hint, domain.dimension)
             heads = Heads(prefix, hint, ranges(hint.circuit, domain), eps, deadline, report)
-            upper = _bound(model, target, domain, heads)
+            upper = bound_on_box(model, target, domain, heads)
         except UNREADABLE as error:
             return decided(eps, lower, witness, refusal=str(error))
     route = "a posteriori: a circuit of single heads, each by Taylor models on boxes"
@@ -159,14 +160,26 @@ def witness_among(
     return float(best[at]), tuple(float(x) for x in worst[at])
 
 
-def _bound(model: Transformer, target: ExpressionTarget, domain: Box, heads: Heads) -> float:
+def bound_on_box(
+    model: Transformer,
+    target: ExpressionTarget,
+    domain: Box,
+    heads: Heads,
+    rounded: Float[np.ndarray, " n"] | None = None,
+    execution: Execution | None = None,
+) -> float:
+    """A bound of |model - target| on the box, for the real function, its float64 execution and one more. rounded: what that one's points are off by.
+
+    Raises Refused where the circuit does not lead there.
+    """
     n, d = model.inputs, model.embedding.shape[0]
     slots = _layout(model, heads.prefix, heads.hint)
     lo, hi = domain.bounds
     stream = Stream(np.zeros(d), np.zeros(d), {s: [s] for s in range(n)}, (d - 1,))
     stream.size[:n] = np.maximum(np.abs(lo), np.abs(hi))
     stream.size[-1] = 1.0
-    through_layers(heads, stream, range(len(model.layers)))
+    stream.error[:n] = 0.0 if rounded is None else rounded
+    through_layers(heads, stream, range(len(model.layers)), execution=execution)
     every_node_is_needed(heads.hint, {v for s in slots for v in stream.holds.get(s, [])})
     equals_target(circuit_outputs(heads.hint, slots, stream), target, domain)
     return float(np.max(stream.error[slots])) * (1 + 4 * U) + TINY

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -38,7 +38,7 @@ from verify.domain import Box
 from verify.model import Head, Layer, Prefix, Transformer
 from verify.target import ExpressionTarget
 
-__all__ = ["Heads", "Refused", "Stream", "through_layers"]
+__all__ = ["Execution", "Heads", "Refused", "Stream", "through_layers"]
 
 _MOST = 4e149
 """Beyond this no read-out is looked at: no Box holds it."""
@@ -113,11 +113,39 @@ class Heads:
         return len(self.hint.circuit.variables)
 
 
-def through_layers(heads: Heads, stream: Stream, layers: range, live: Callable[[int], bool] = lambda i: True) -> None:
+class Execution(Protocol):
+    """One more execution of the model, beside the real function and float64's, for which the bounds of a stream are to hold."""
+
+    def head(
+        self, keys: Float[np.ndarray, "tokens d"], values: Float[np.ndarray, " tokens"], stream: Stream
+    ) -> tuple[Float[np.ndarray, " tokens"], float]:
+        """Bounds of what it adds to the errors of a head's logits, and to that of its output. Raises Refused where there are none."""
+        ...
+
+    def gamma(self, terms: int) -> float:
+        """The relative error of a sum of so many terms."""
+        ...
+
+    def holds(self, stream: Stream) -> None:
+        """Raise Refused where the stream leaves its range."""
+        ...
+
+    def words(self, values: Float[np.ndarray, " tokens"], executed: Float[np.ndarray, " tokens"], output: float) -> str:
+        """How much of a head's error may be its rounding, for the message of a refusal."""
+        ...
+
+
+def through_layers(
+    heads: Heads,
+    stream: Stream,
+    layers: range,
+    live: Callable[[int], bool] = lambda i: True,
+    execution: Execution | None = None,
+) -> None:
     """Carry a token's stream through layers of the model, of heads on their prefixes alone that write where hint.places says.
 
-    live: which nodes this token's slots hold; the head of another must add next to nothing. Raises Refused where a head writes to a slot that
-    the circuit does not mention, or is not known to be near its function.
+    live: which nodes this token's slots hold; the head of another must add next to nothing. execution: one more that the bounds shall
+    hold for. Raises Refused where a head writes to a slot that the circuit does not mention, or is not known to be near its function.
     """
     hint, prefix, d = heads.hint, heads.prefix, len(stream.size)
     for l in layers:
@@ -130,13 +158,21 @@ def through_layers(heads: Heads, stream: Stream, layers: range, live: Callable[[
                 raise Refused("the time is over")
             heads.report(i / len(hint.places), "proving heads")
             reading = _read(prefix.keys[l][h], i, heads, stream)
-            values = prefix.values[l][h][:, s]
+            values, output = prefix.values[l][h][:, s], 0.0
+            if execution is not None:
+                executed, output = execution.head(prefix.keys[l][h], values, stream)
+                reading = replace(reading, executed=(reading.executed + executed) * UP)
             if live(i):
-                added[s] += _node(values, reading, i, heads)
+                try:
+                    added[s] += (_node(values, reading, i, heads) + output) * UP
+                except Refused as error:
+                    if execution is None:
+                        raise
+                    raise Refused(f"{error}; {execution.words(values, reading.executed, output)}") from error
                 written[s] += heads.known[i].size
                 new.append((s, heads.variables + i))
             else:
-                added[s] += _silent(values, reading)
+                added[s] += (_silent(values, reading) + output) * UP
         covered = {(h, s) for at, h, s in hint.places if at == l}
         for h in range(len(prefix.keys[l])):
             for s in np.flatnonzero(np.any(prefix.values[l][h] != 0, axis=0)):
@@ -146,15 +182,18 @@ def through_layers(heads: Heads, stream: Stream, layers: range, live: Callable[[
             stream.holds.setdefault(s, []).append(member)
         reach = (stream.size + stream.error) * UP
         # an overflow anywhere becomes NaN everywhere: the next product has 0 * inf
-        summed = sum(len(v) * float(np.abs(v).max()) for v in prefix.values[l]) + float(
-            reach.sum() + written.sum() + added.sum()
-        )
+        summed = sum(len(v) * float(np.abs(v).max()) for v in prefix.values[l])
+        summed += float(reach.sum() + written.sum() + added.sum())
         logits = max(float((np.abs(k) @ reach).max()) for k in prefix.keys[l])
         if not (summed < _NEVER_OVERFLOWS and logits < _NEVER_OVERFLOWS):
             raise Refused(f"layer {l}: what it computes is not known to stay within float64's range")
         everything = stream.size + stream.error + written + added
-        stream.error = (stream.error + added + gamma(len(prefix.keys[l]) + 3) * everything) * UP
+        count = len(prefix.keys[l]) + 3
+        step = gamma(count) if execution is None else max(gamma(count), execution.gamma(count))
+        stream.error = (stream.error + added + step * everything) * UP
         stream.size = (stream.size + written) * UP
+        if execution is not None:
+            execution.holds(stream)
 
 
 def _read(keys: Float[np.ndarray, "tokens d"], i: int, heads: Heads, stream: Stream) -> _Reading:

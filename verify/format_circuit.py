@@ -17,18 +17,19 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from verify.ball import TINY, UP, U, gamma
+from verify.ball import UP, gamma
 from verify.bisection import Progress
 from verify.certificate import Certificate, upward
 from verify.circuit import CircuitHint
-from verify.circuit_proof import _layout, circuit_outputs, decided, equals_target
+from verify.circuit_proof import UNREADABLE, bound_on_box, decided, of_reasonable_size
 from verify.circuit_ranges import ranges
-from verify.circuit_stream import Heads, Refused, Stream, _node, _read
+from verify.circuit_stream import Heads, Refused, Stream
 from verify.domain import Box
 from verify.format_arithmetic import FloatFormat
 from verify.model import Prefix, Transformer
@@ -52,69 +53,46 @@ def prove_circuit_in(
     """Prove |execution in the format - target| <= eps over the box, for parameters that are numbers of the format, and the same of the real
     function; or undecided, with the reason."""
     report = progress or (lambda done, words: None)
+    deadline = time.monotonic() + seconds
+    lo, hi = domain.bounds
+    rounded = (form.unit * np.maximum(np.abs(lo), np.abs(hi)) + form.smallest_normal) * UP
     with np.errstate(all="ignore"), threadpool_limits(1, "blas"):
-        heads = Heads(prefix, hint, ranges(hint.circuit, domain), eps, time.monotonic() + seconds, report)
         try:
-            slots = _layout(model, prefix, hint)
-            stream = _start(model, domain, form)
-            for l in range(len(model.layers)):
-                _layer(heads, stream, l, form)
-            equals_target(circuit_outputs(hint, slots, stream), target, domain)
-        except Refused as error:
+            of_reasonable_size(hint, domain.dimension)
+            heads = Heads(prefix, hint, ranges(hint.circuit, domain), eps, deadline, report)
+            upper = bound_on_box(model, target, domain, heads, rounded, _InFormat(form))
+        except UNREADABLE as error:
             return decided(eps, 0.0, None, refusal=str(error))
-        upper = float(np.max(stream.error[slots])) * (1 + 4 * U) + TINY
     route = "a posteriori: a circuit of single heads, each by Taylor models on boxes"
     return decided(eps, 0.0, None, upper, heads.boxes, route)
 
 
-def _start(model: Transformer, domain: Box, form: FloatFormat) -> Stream:
-    """The stream before the first layer: the rounded point, zeros and 1."""
-    n, d = model.inputs, model.embedding.shape[0]
-    lo, hi = domain.bounds
-    stream = Stream(np.zeros(d), np.zeros(d), {s: [s] for s in range(n)}, (d - 1,))
-    stream.size[:n] = np.maximum(np.abs(lo), np.abs(hi))
-    stream.size[-1] = 1.0
-    stream.error[:n] = (form.unit * stream.size[:n] + form.smallest_normal) * UP
-    return stream
+@dataclass(frozen=True)
+class _InFormat:
+    """The execution in a format, as `circuit_stream.through_layers` asks for it."""
 
+    form: FloatFormat
 
-def _layer(heads: Heads, stream: Stream, l: int, form: FloatFormat) -> None:
-    """`circuit_stream.through_layers` for one layer, every token alike."""
-    hint, prefix, d = heads.hint, heads.prefix, len(stream.size)
-    added, written = np.zeros(d), np.zeros(d)
-    new: list[tuple[int, int]] = []  # what is written is in the stream for later layers only
-    for i, (at, h, s) in enumerate(hint.places):
-        if at != l:
-            continue
-        if time.monotonic() > heads.deadline:
-            raise Refused("the time is over")
-        heads.report(i / len(hint.places), "proving heads")
-        reading = _read(prefix.keys[l][h], i, heads, stream)
-        values = prefix.values[l][h][:, s]
-        executed, output = _head_in(prefix.keys[l][h], values, stream, form)
-        reading = replace(reading, executed=(reading.executed + executed) * UP)
-        try:
-            added[s] += (_node(values, reading, i, heads) + output) * UP
-        except Refused as error:
-            most = math.expm1(min(float(reading.executed.max()), 3.0)) * float(np.ptp(values)) + output
-            size = float(np.abs(values).max())
-            raise Refused(
-                f"{error}; {form.name} rounding of this head, of values up to {size:.2g}, is at most {upward(most)}"
-            ) from error
-        written[s] += heads.known[i].size
-        new.append((s, heads.variables + i))
-    covered = {(h, s) for at, h, s in hint.places if at == l}
-    for h in range(len(prefix.keys[l])):
-        for s in np.flatnonzero(np.any(prefix.values[l][h] != 0, axis=0)):
-            if (h, int(s)) not in covered:
-                raise Refused(f"layer {l} head {h} writes to slot {int(s)}, which the circuit does not mention")
-    for s, member in new:
-        stream.holds.setdefault(s, []).append(member)
-    everything = stream.size + stream.error + written + added
-    stream.error = (stream.error + added + form.gamma(len(prefix.keys[l]) + 3) * everything) * UP
-    stream.size = (stream.size + written) * UP
-    if not 4 * float(stream.size.max() + stream.error.max()) < form.largest:
-        raise Refused(f"layer {l}: the stream leaves the range of {form.name}")
+    def gamma(self, terms: int) -> float:
+        """Of a sum in the format."""
+        return self.form.gamma(terms)
+
+    def holds(self, stream: Stream) -> None:
+        """Refuse streams near the end of the format's range."""
+        if not 4 * float(stream.size.max() + stream.error.max()) < self.form.largest:
+            raise Refused(f"the stream leaves the range of {self.form.name}")
+
+    def head(
+        self, keys: Float[np.ndarray, "tokens d"], values: Float[np.ndarray, " tokens"], stream: Stream
+    ) -> tuple[Float[np.ndarray, " tokens"], float]:
+        """The terms `logits` and `means` above."""
+        return _head_in(keys, values, stream, self.form)
+
+    def words(self, values: Float[np.ndarray, " tokens"], executed: Float[np.ndarray, " tokens"], output: float) -> str:
+        """An error of d in every logit moves a mean by at most (e^d - 1) times the spread of the values, roughly."""
+        most = math.expm1(min(float(executed.max()), 3.0)) * float(np.ptp(values)) + output
+        size = float(np.abs(values).max())
+        return f"{self.form.name} rounding of this head, of values up to {size:.2g}, is at most {upward(most)}"
 
 
 def _head_in(keys: np.ndarray, values: np.ndarray, stream: Stream, form: FloatFormat) -> tuple[np.ndarray, float]:
