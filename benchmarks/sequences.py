@@ -1,6 +1,6 @@
-"""Functions of whole sequences: the tokens of three constructions for the same target and eps.
+"""Functions of whole sequences: the tokens of four constructions for the same target and eps.
 
-"two-layer" copies the sequence into every token and then is one head on R^{Td}; "sequence" is the T + 2 layer construction with one
+"circuit" and "two-layer" copy the sequence into every token and then are a circuit, or one head on R^{Td}; "sequence" is the T + 2 layer construction with one
 scalar code, proved off an exceptional set; "shifted" averages several codes on shifted grids and holds everywhere.
 """
 
@@ -17,7 +17,7 @@ from verify import Sequences
 
 __all__ = ["run"]
 
-_METHODS = ("two-layer", "sequence", "shifted")
+_METHODS = ("circuit", "two-layer", "sequence", "shifted")
 _A, _B, _C = sp.symbols("x1 x2 x3")
 
 
@@ -34,7 +34,12 @@ _CASES = (
     _Case("kinks", [[sp.Abs(sp.sin(3 * _A) - _B)], [sp.Max(_A, 1 - _B)]], 0.45),
     _Case("swap_fine", [[_B], [_A]], 0.2),
     # so many cells that shifted grids would need more than 10^5 tokens
-    _Case("triple", [[_A * _B * _C], [sp.sin(_A + _B) * _C], [_A + _B * _C]], 0.1, methods=("two-layer", "sequence")),
+    _Case(
+        "triple",
+        [[_A * _B * _C], [sp.sin(_A + _B) * _C], [_A + _B * _C]],
+        0.1,
+        methods=("circuit", "two-layer", "sequence"),
+    ),
 )
 
 

@@ -29,8 +29,8 @@ class SequenceModel(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class PromptAttention:
-    """f(X) = <head, X^T softmax(X prompt)>. prompt, head: (d,)."""
+class _Prompted:
+    """A prompt and a head, both (d,)."""
 
     prompt: Float[np.ndarray, " d"]
     head: Float[np.ndarray, " d"]
@@ -38,22 +38,18 @@ class PromptAttention:
     def __post_init__(self) -> None:
         _store(self, "head", (None,))
         _store(self, "prompt", self.head.shape)
+
+
+class PromptAttention(_Prompted):
+    """f(X) = <head, X^T softmax(X prompt)>. prompt, head: (d,)."""
 
     def __call__(self, x: Float[np.ndarray, "n T d"], /) -> Float[np.ndarray, " n"]:
         x = _sequences(x, len(self.head))
         return np.einsum("nt,nt->n", softmax(x @ self.prompt, axis=1), x @ self.head)
 
 
-@dataclass(frozen=True, eq=False)
-class LinearPromptAttention:
+class LinearPromptAttention(_Prompted):
     """f(X) = <head, X^T X prompt> / T. prompt, head: (d,)."""
-
-    prompt: Float[np.ndarray, " d"]
-    head: Float[np.ndarray, " d"]
-
-    def __post_init__(self) -> None:
-        _store(self, "head", (None,))
-        _store(self, "prompt", self.head.shape)
 
     def __call__(self, x: Float[np.ndarray, "n T d"], /) -> Float[np.ndarray, " n"]:
         x = _sequences(x, len(self.head))

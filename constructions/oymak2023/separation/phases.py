@@ -30,8 +30,26 @@ _SCREENED = 200
 Progress = bool | Callable[[float, str], None] | None
 
 
+class _Compared:
+    """Measured accuracies beside proved bounds of the best one, arrays of one shape."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+    measured: np.ndarray
+
+    @property
+    def excess(self) -> float:
+        """The most by which a measured accuracy exceeds the proved bound: never above 0."""
+        return float((self.measured - self.upper).max())
+
+    @property
+    def reached(self) -> float:
+        """Share of cells where the optimisation reaches the proved lower bound."""
+        return float((self.measured >= self.lower).mean())
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class PhaseDiagram(Recorded):
+class PhaseDiagram(_Compared, Recorded):
     """Best accuracies on {(0, 0), (delta_q, delta_w)} (family "origin") or {(delta_q, delta_w), (delta_q, -delta_w)} ("sign"), noise-free.
 
     relevant: (z,) relevant tokens out of `tokens`; delta_q: (a,), delta_w: (b,). lower, upper (proved) and measured: (4, z, a, b), in the order of
@@ -50,23 +68,13 @@ class PhaseDiagram(Recorded):
     steps: int
     seed: int
 
-    @property
-    def excess(self) -> float:
-        """The most by which a measured accuracy exceeds the proved bound: never above 0."""
-        return float((self.measured - self.upper).max())
-
-    @property
-    def reached(self) -> float:
-        """Share of cells where the optimisation reaches the proved lower bound."""
-        return float((self.measured >= self.lower).mean())
-
     def __repr__(self) -> str:
         cells = self.measured[0].size
         return f"<PhaseDiagram {self.family!r}: {cells} settings, measured at most {max(self.excess, 0.0):g} above the proved bounds, {100 * self.reached:.1f} % of them reached>"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class DiagonalDiagram(Recorded):
+class DiagonalDiagram(_Compared, Recorded):
     """Self-attention on the mixtures `hard_mixture(family, delta)`, over (zeta, delta).
 
     relevant: (z,) out of `tokens`; delta: (a,). lower, upper (proved), measured: (z, a). threshold: (z, 2), `self_attention_threshold`;
@@ -85,16 +93,6 @@ class DiagonalDiagram(Recorded):
     restarts: int
     steps: int
     seed: int
-
-    @property
-    def excess(self) -> float:
-        """The most by which a measured accuracy exceeds the proved bound: never above 0."""
-        return float((self.measured - self.upper).max())
-
-    @property
-    def reached(self) -> float:
-        """Share of settings where the optimisation reaches the proved lower bound."""
-        return float((self.measured >= self.lower).mean())
 
     def __repr__(self) -> str:
         return f"<DiagonalDiagram {self.family!r}: {self.measured.size} settings, measured at most {max(self.excess, 0.0):g} above the proved bounds, {100 * self.reached:.1f} % of them reached>"
