@@ -21,10 +21,10 @@ from constructions.pretrained.injection import (
     token_pieces,
 )
 from constructions.pretrained.site import Site, SiteError, compile_at_site, layer_of
-from verify.first_layer import FirstLayer, rotations, turned_back
+from verify.first_layer import FirstLayer
+from verify.projected import data_logits, rotations, turned_back
 from verify.statement import StatementError
 from verify.statement_file import check_statement, load_statement
-from verify.token_head import data_logits
 from verify.token_trigger import TokenTrigger
 
 MARKED = (3, 17, 40)

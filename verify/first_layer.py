@@ -6,28 +6,26 @@ position p query and key are turned by R_p. So (vocabulary) x (positions) querie
 Rounding. u = 2^-24. A float32 run obeys `FLOAT32`; g(n) = n u / (1 - n u) bounds the relative error of n roundings in a row (Higham). With d
 coordinates in x:
   - mean(e^2): d + 1 roundings of non-negative terms, + norm_eps one more and one for norm_eps itself, halved by the square root, which
-    takes 4 of its own; two products. Each coordinate of x is within g(d/2 + 10) |x_i|.
-  - W x: d roundings in any order. Together |q' - q| <= e := g(3d/2 + 16) |W| |x|, coordinate by coordinate.
-Float64 is used here for q and e themselves; its errors are below 2^-53 (2d + 100) |W||x| < 1e-6 e, so e is taken 1 + 1e-6 times as large.
+    takes 4 of its own: a factor within g(d/2 + 10) of 1, common to all coordinates of x and so of W x. Two products: g(2) |x_i| each.
+  - W x: d roundings in any order. So q' = (1 + a) q + c with |a| <= g(d/2 + 10), |c| <= g(d + 6) (1 + g(d/2 + 10)) |W| |x|.
+Float64 is used here for q and c themselves; its errors are below 2^-53 (2d + 100) |W||x| < 1e-6 of the bound of c, which is taken 1 + 1e-6 times as large.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import flint
 import numpy as np
 from jaxtyping import Float
 
-from verify.precision import working_precision
+from verify.projected import SINGLE, EnumeratedLayer, Projected, View, data_logits, rotations
 from verify.statement import StatementError
 
-__all__ = ["FLOAT32", "SINGLE", "FirstLayer", "Projected", "rotations", "turned_back"]
-
-SINGLE = 2.0**-24
-"""Unit round-off of float32."""
+__all__ = ["FLOAT32", "FirstLayer"]
 
 FLOAT32 = (
     "float32 execution: IEEE-754 single precision rounding to nearest, sums and inner products in any order with or without fused multiply-add "
@@ -41,27 +39,7 @@ _LARGEST = 1e6  # of any coordinate: nothing then overflows, and what underflows
 
 
 @dataclass(frozen=True, eq=False)
-class Projected:
-    """Queries, keys or values of every token, before the rotation. exact: (tokens, width), float64, errors of float64 covered by `error`; error: what a
-    float32 run may miss of each coordinate."""
-
-    exact: Float[np.ndarray, "tokens width"]
-    error: Float[np.ndarray, "tokens width"]
-
-    @property
-    def largest(self) -> Float[np.ndarray, "tokens width"]:
-        """Above the absolute value of each coordinate as computed."""
-        return np.abs(self.exact) + self.error
-
-    def pair_norms(self) -> Float[np.ndarray, "tokens pairs"]:
-        """Above the length of each rotated pair (coordinates i and i + width/2) as computed, whatever the position."""
-        half = self.exact.shape[1] // 2
-        a = self.largest
-        return np.hypot(a[:, :half], a[:, half:]) * _INFLATE
-
-
-@dataclass(frozen=True, eq=False)
-class FirstLayer:
+class FirstLayer(EnumeratedLayer):
     """What the attention of layer 0 depends on, as float32 arrays.
 
     embedding: (vocabulary, d); norm: (d,), the weight of the RMS norm, norm_eps its epsilon; query: (heads * width, d); key, value: (groups * width, d);
@@ -147,9 +125,11 @@ class FirstLayer:
 
     def _product(self, rows: np.ndarray) -> Projected:
         x, w = self._normalised, rows.astype(np.float64)
-        n = 1.5 * x.shape[1] + 16
-        relative = n * SINGLE / (1 - n * SINGLE) * _INFLATE
-        return Projected(x @ w.T, relative * (np.abs(x) @ np.abs(w).T) + 1e-24)  # 1e-24: underflow
+        d = x.shape[1]
+        common = _growth(0.5 * d + 10)
+        free = _growth(d + 6) * (1 + common) * (np.abs(x) @ np.abs(w).T) * _INFLATE + 1e-24  # 1e-24: underflow
+        nothing, zeros = np.zeros(len(x)), np.zeros(len(w))
+        return Projected(x @ w.T, free, nothing + common, nothing, zeros, zeros)
 
     def queries(self, head: int) -> Projected:
         """Queries of a head, before the rotation, unscaled."""
@@ -163,21 +143,30 @@ class FirstLayer:
         """Values of a group."""
         return self._project("value", group)
 
+    @property
+    def assumption(self) -> str:
+        """The machine's model under which the rounding is bounded."""
+        return FLOAT32
 
-def rotations(
-    frequencies: Float[np.ndarray, " pairs"], positions: range
-) -> tuple[Float[np.ndarray, "positions pairs"], Float[np.ndarray, "positions pairs"]]:
-    """Cosines and sines of the float32 numbers position x frequency, each within 2^-52."""
-    angles = (np.array(positions, dtype=np.float32)[:, None] * frequencies.astype(np.float32)[None]).astype(np.float64)
-    with working_precision(80):
-        both = [flint.arb(a).sin_cos() for a in angles.ravel().tolist()]
-        sines, cosines = ([float(x[i].mid()) for x in both] for i in (0, 1))
-    return np.reshape(cosines, angles.shape), np.reshape(sines, angles.shape)
+    def fit(self, frequencies: Float[np.ndarray, " pairs"], positions: range) -> None:
+        """Every position is a rotation."""
+
+    def views(self, head: int, frequencies: Float[np.ndarray, " pairs"], positions: range) -> Iterator[View]:
+        """One view, of all positions."""
+        yield View(self.queries(head), positions, *rotations(frequencies, positions))
+
+    def largest_value(self, group: int, positions: range) -> float:
+        """Above every coordinate of every value."""
+        return float(self.values(group).largest.max() * _INFLATE)
+
+    def data_logits(
+        self, group: int, positions: range, deadline: float = math.inf
+    ) -> Callable[[View], Float[np.ndarray, " tokens"]]:
+        """See `projected.data_logits`."""
+        keys = self.keys(group)
+        return lambda view: data_logits(view.queries, keys, deadline)
 
 
-def turned_back(
-    vector: Float[np.ndarray, " width"], cosines: np.ndarray, sines: np.ndarray
-) -> Float[np.ndarray, "positions width"]:
-    """R_p^T k for every position p: <R_p q, k> = <q, R_p^T k>."""
-    a, b = np.split(vector, 2)
-    return np.concatenate([a * cosines + b * sines, b * cosines - a * sines], axis=1)
+def _growth(n: float) -> float:
+    """g(n): relative error of n roundings in float32."""
+    return n * SINGLE / (1 - n * SINGLE)

@@ -5,7 +5,8 @@ The head's output is g = sum_j w_j v_j + (share of the data tokens), with w the 
 
 For a query (token b, position p) let s_j be the real logit of prefix key k_j, and s_j + delta_j what a float32 run has instead. With e, the error of
 the computed query (`verify.first_layer`), u = 2^-24, and |k|^ the vector of |k_i| + |k_(i + width/2)| (its half swapped onto itself):
-  - the error of q' before the rotation is rotated exactly: it moves s_j - s_l by at most <e, |R_p^T (k_j - k_l)|> / 8 (8 stands for sqrt(width));
+  - the error of q' before the rotation is rotated exactly: it moves s_j - s_l by what it makes of <q, R_p^T (k_j - k_l)> / 8 (8 stands for sqrt(width);
+    `Projected.missed`), exact multiples of q included;
   - tables of cos and sin off by 4u, two products and a sum: 7u (|q_i| + |q_(i + width/2)|) a coordinate; inner product of `width` terms and the
     scale, (width + 8) roundings of |q'_i| |k_i|, |q'_i| <= |q_i| + |q_(i + width/2)|. Together (width + 16) u <|q| + e, |k|^> / 8 for each logit.
 Neighbouring keys are compared and differences added up, so that |delta_j - delta_l| <= |A_j - A_l| + B_j + B_l =: delta_jl.
@@ -24,32 +25,26 @@ Float64, in which all this is evaluated, adds relative errors below 1e-12 to ter
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 
 from verify.ball import _exp_point
-from verify.first_layer import SINGLE, FirstLayer, Projected, rotations, turned_back
+from verify.first_layer import FirstLayer
+from verify.projected import SINGLE, EnumeratedLayer, View, still, turned_back
 from verify.statement import StatementError
 
-__all__ = ["Examined", "OutOfSeconds", "Target", "TokenHead", "data_logits", "examine", "spill_of_sibling"]
+__all__ = ["Examined", "Target", "TokenHead", "examine", "spill_of_sibling"]
 
 _BLOCK = 1 << 21  # float64 numbers in one array of logits
+_ROWS = 4096
 _INFLATE = 1 + 1e-6
 _TOO_LARGE = 1e7  # a logit beyond this carries no information in float32 anyway
 
-Target = Callable[
-    [np.ndarray, Float[np.ndarray, "tokens width"]],
-    tuple[Float[np.ndarray, "tokens ..."], Float[np.ndarray, "tokens ..."]],
-]
-"""(numbers of tokens, their exact queries) -> bounds of phi, (tokens, positions) or (tokens, 1); NaN where phi is undefined."""
-
-
-class OutOfSeconds(Exception):
-    """The time allowed is over; nothing is decided."""
+Target = Callable[[View, np.ndarray], tuple[Float[np.ndarray, "tokens ..."], Float[np.ndarray, "tokens ..."]]]
+"""(view, numbers of tokens) -> bounds of phi, (tokens, positions of the view) or (tokens, 1); NaN where phi is undefined."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,52 +113,22 @@ class Examined:
     position: int
 
 
-def _fit(layer: FirstLayer, prefix: TokenHead) -> None:
+def _fit(layer: EnumeratedLayer, prefix: TokenHead) -> None:
     if not 0 <= prefix.head < layer.heads or prefix.keys.shape[1] != layer.width:
         raise StatementError(
             f"head = {prefix.head}, keys of width {prefix.keys.shape[1]}: the layer has {layer.heads} heads of width {layer.width}"
         )
-
-
-def data_logits(queries: Projected, keys: Projected, deadline: float = math.inf) -> Float[np.ndarray, " tokens"]:
-    """D_b: above every executed logit of token b's query with any token's key, at any two positions. Raises OutOfSeconds.
-
-    The products are of non-negative float32 numbers, each rounded up: relative error below (pairs + 4) 2^-24. Keys come by decreasing length, and a query is
-    done when its length times theirs (Cauchy-Schwarz) is no more than what it has already.
-    """
-    width = queries.exact.shape[1]
-    up = 1 + 4 * SINGLE
-    a, b = ((p.pair_norms() * up).astype(np.float32) for p in (queries, keys))
-    sizes, reach = (np.linalg.norm(x.astype(np.float64), axis=1) * _INFLATE for x in (a, b))
-    order = np.argsort(-reach)
-    b, reach = b[order], reach[order]
-    largest = np.zeros(len(a))
-    alive = np.arange(len(a))
-    with np.errstate(all="ignore"):
-        for start in range(0, len(b), 1024):
-            alive = alive[~(sizes[alive] * reach[start] <= largest[alive])]
-            chunk = b[start : start + 1024].T
-            for first in range(0, len(alive), 4096):
-                _still(deadline)
-                rows = alive[first : first + 4096]
-                largest[rows] = np.maximum(largest[rows], (a[rows] @ chunk).max(axis=1))
-    return largest * (1 + 2 * (width + 64) * SINGLE) / math.sqrt(width) * _INFLATE + 1e-30
-
-
-def _still(deadline: float) -> None:
-    if time.monotonic() > deadline:
-        raise OutOfSeconds
+    layer.fit(prefix.frequencies, prefix.positions)
 
 
 class _Logits:
     """Real prefix logits of blocks of queries and the float32 errors of their differences."""
 
-    def __init__(self, queries: Projected, prefix: TokenHead) -> None:
+    def __init__(self, view: View, prefix: TokenHead) -> None:
+        queries = self.queries = view.queries
         width = queries.exact.shape[1]
         scale = 1 / math.sqrt(width)
-        cosines, sines = rotations(prefix.frequencies, prefix.positions)
-        self.queries = queries
-        self.backs = np.array([turned_back(k, cosines, sines) * scale for k in prefix.keys])
+        self.backs = np.array([turned_back(k, view.cosines, view.sines) * scale for k in prefix.keys])
         size = np.abs(prefix.keys)
         swapped = size + np.roll(size, width // 2, axis=1)
         self.own = (width + 17) * SINGLE * scale * _INFLATE * (queries.largest @ swapped.T)  # (tokens, N)
@@ -181,11 +146,11 @@ class _Logits:
 
     def errors(self, rows: np.ndarray, keys: range) -> tuple[list[np.ndarray], np.ndarray]:
         """A_j for these neighbouring keys, from the first of them, and the error of the first one's own logit; (tokens, positions) each."""
-        e = self.queries.error[rows] * _INFLATE
+        missed = self.queries.missed
         sums = [np.zeros((len(rows), self.backs.shape[1]))]
         for j in keys[1:]:
-            sums.append(sums[-1] + e @ np.abs(self.backs[j] - self.backs[j - 1]).T)
-        return sums, e @ np.abs(self.backs[keys[0]]).T
+            sums.append(sums[-1] + missed(rows, self.backs[j] - self.backs[j - 1]))
+        return sums, missed(rows, self.backs[keys[0]])
 
 
 def _exp(x: np.ndarray) -> np.ndarray:
@@ -244,28 +209,53 @@ def _mean(logits: _Logits, rows: np.ndarray, codes: np.ndarray) -> _Mean:
     return _Mean(mean, moved / least + dropped, top - (a_best + b_best) - first, largest, slip)
 
 
-def examine(layer: FirstLayer, prefix: TokenHead, target: Target, deadline: float = math.inf) -> Examined:
+def examine(layer: EnumeratedLayer, prefix: TokenHead, target: Target, deadline: float = math.inf) -> Examined:
     """Bound |g - (offset + phi direction)|, sup norm over coordinates, for every token and position; inf where nothing is known.
 
     Raises StatementError if the prefix does not fit the layer, OutOfSeconds past the deadline (`time.monotonic`).
     """
     _fit(layer, prefix)
     group = layer.group(prefix.head)
-    queries, values = layer.queries(prefix.head), layer.values(group)
-    data = data_logits(queries, layer.keys(group), deadline)
-    largest_data = float(values.largest.max() * _INFLATE)
+    data_of = layer.data_logits(group, prefix.positions, deadline)
+    largest_data = layer.largest_value(group, prefix.positions)
+    found = [
+        _examine(view, prefix, target, data_of(view), largest_data, deadline)
+        for view in layer.views(prefix.head, prefix.frequencies, prefix.positions)
+    ]
+    worst = max(found, key=lambda part: part.error)
+    rounded = _softmax_rounding(prefix, largest_data)
+    most = {name: max(getattr(part, name) for part in found) for name in _MAXIMA}
+    return replace(worst, error=(worst.error + prefix.residue + rounded) * _INFLATE, execution=rounded, **most)
+
+
+_MAXIMA = ("scalar_error", "data_share", "largest_logit", "logit_rounding")
+
+
+def _softmax_rounding(prefix: TokenHead, largest_data: float) -> float:
+    n, largest_value = len(prefix.codes), float(np.abs(prefix.values).max())
+    return (7 * (prefix.length + n) + 200) * SINGLE * max(largest_data, largest_value) * 1.001 + 1e-20
+
+
+def _examine(
+    view: View,
+    prefix: TokenHead,
+    target: Target,
+    data: Float[np.ndarray, " tokens"],
+    largest_data: float,
+    deadline: float,
+) -> Examined:
+    """`examine` for one view, but for what all views share."""
     largest_value = float(np.abs(prefix.values).max())
     reach = float(np.abs(prefix.direction).max())
-    codes, n = prefix.codes, len(prefix.codes)
-    rounded = (7 * (prefix.length + n) + 200) * SINGLE * max(largest_data, largest_value) * 1.001 + 1e-20
-    logits = _Logits(queries, prefix)
+    codes = prefix.codes
+    logits = _Logits(view, prefix)
     worst, at = -1.0, (0, 0)
     scalar = share = top = slip = 0.0
     for rows in _blocks(logits, prefix):
-        _still(deadline)
+        still(deadline)
         with np.errstate(all="ignore"):
             found = _mean(logits, rows, codes)
-            lo, hi = target(rows, queries.exact[rows])
+            lo, hi = target(view, rows)
             miss = np.maximum(hi - found.mean, found.mean - lo) + found.moved
             miss = miss * _INFLATE + 1e-12 * (1 + np.abs(codes).max())
             shares = np.minimum(prefix.length * _exp(data[rows][:, None] - found.floor) * _INFLATE, 1.0)
@@ -275,9 +265,8 @@ def examine(layer: FirstLayer, prefix: TokenHead, target: Target, deadline: floa
         top, slip = max(top, found.largest), max(slip, found.slip)
         i = np.unravel_index(int(error.argmax()), error.shape)
         if error[i] > worst:
-            worst, at = float(error[i]), (int(rows[i[0]]), prefix.first + int(i[1]))
-    error = (worst + prefix.residue + rounded) * _INFLATE
-    return Examined(error, scalar, share, rounded, top, slip, *at)
+            worst, at = float(error[i]), (int(rows[i[0]]), view.positions[int(i[1])])
+    return Examined(worst, scalar, share, 0.0, top, slip, *at)
 
 
 def _above(known: float, x: np.ndarray) -> float:
@@ -289,7 +278,7 @@ def _above(known: float, x: np.ndarray) -> float:
 def _blocks(logits: _Logits, prefix: TokenHead) -> Iterator[np.ndarray]:
     """Numbers of tokens, all of them, in blocks whose arrays fit."""
     order = logits.order()
-    height = max(1, min(1024, _BLOCK // (len(prefix.keys) * len(prefix.positions))))
+    height = max(1, min(_ROWS, _BLOCK // (len(prefix.keys) * logits.backs.shape[1])))
     return (order[start : start + height] for start in range(0, len(order), height))
 
 
@@ -307,10 +296,11 @@ def spill_of_sibling(layer: FirstLayer, prefix: TokenHead, sibling: int, deadlin
     pairs = (queries.pair_norms() * keys.pair_norms()).sum(axis=1)
     slack = (queries.error * keys.largest + np.abs(queries.exact) * keys.error).sum(axis=1) * scale
     own -= (slack + 2 * (width + 32) * SINGLE * pairs * scale) * _INFLATE
-    logits = _Logits(queries, prefix)
+    (view,) = layer.views(sibling, prefix.frequencies, prefix.positions)
+    logits = _Logits(view, prefix)
     worst = 0.0
     for rows in _blocks(logits, prefix):
-        _still(deadline)
+        still(deadline)
         with np.errstate(all="ignore"):
             sums, first = logits.errors(rows, range(len(prefix.keys)))
             real = logits.real(rows)

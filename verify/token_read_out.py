@@ -15,13 +15,13 @@ from jaxtyping import Float
 
 from verify.ball import Ball
 from verify.expression import Expression
-from verify.first_layer import FirstLayer, rotations, turned_back
 from verify.jets import jets
+from verify.projected import EnumeratedLayer, View, turned_back
 from verify.statement import StatementError
 from verify.token_head import Target
 from verify.token_trigger import HeadStatement
 
-__all__ = ["CELLS", "TokenReadOut", "read_out"]
+__all__ = ["CELLS", "TokenReadOut", "read_out", "turned"]
 
 CELLS = 1 << 14
 
@@ -34,6 +34,11 @@ def read_out(
     positive = queries @ c.T
     with np.errstate(all="ignore"):
         return (queries @ r.T) / positive, positive
+
+
+def turned(view: View, r: Float[np.ndarray, " width"], c: Float[np.ndarray, " width"]) -> tuple[np.ndarray, np.ndarray]:
+    """r and c turned back to each position of a view."""
+    return turned_back(r, view.cosines, view.sines), turned_back(c, view.cosines, view.sines)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +72,7 @@ class TokenReadOut(HeadStatement):
     def sentence(self) -> str:
         return f"head {self.prefix.head} of layer 0 computes {self.expression} of a read-out in [{self.lo:g}, {self.hi:g}]: {self._where()}"
 
-    def target(self, layer: FirstLayer) -> Target:
-        cosines, sines = rotations(self.prefix.frequencies, self.prefix.positions)
-        backs = (turned_back(self.read_out, cosines, sines), turned_back(self.positive, cosines, sines))
+    def target(self, layer: EnumeratedLayer) -> Target:
         sizes = np.linalg.norm(self.read_out), np.linalg.norm(self.positive)
         edges = np.linspace(self.lo, self.hi, CELLS + 1)
         range_of = jets(
@@ -79,8 +82,9 @@ class TokenReadOut(HeadStatement):
         low, high = (np.broadcast_to(x.reshape(-1), (CELLS,)) for x in (range_of.lower(), range_of.upper()))
         step = (self.hi - self.lo) / CELLS
 
-        def phi(rows: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            t, positive = read_out(queries, backs)
+        def phi(view: View, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            queries = view.queries.exact[rows]
+            t, positive = read_out(queries, turned(view, self.read_out, self.positive))
             norms = np.linalg.norm(queries, axis=1)[:, None]
             with np.errstate(all="ignore"):
                 pad = 4e-14 * norms * (sizes[0] + np.abs(t) * sizes[1]) / positive

@@ -16,9 +16,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from verify.certificate import Status, downward, upward
-from verify.first_layer import FLOAT32, FirstLayer
+from verify.first_layer import FirstLayer
+from verify.projected import EnumeratedLayer, OutOfSeconds, View
 from verify.statement import Statement, StatementError, Verdict
-from verify.token_head import Examined, OutOfSeconds, Target, TokenHead, examine, spill_of_sibling
+from verify.token_head import Examined, Target, TokenHead, examine, spill_of_sibling
 
 __all__ = ["HeadStatement", "TokenTrigger"]
 
@@ -48,12 +49,12 @@ class HeadStatement(Statement):
     def quantity(self) -> str:
         return "largest error of a coordinate of the head's float32 output, over every text"
 
-    def target(self, layer: FirstLayer) -> Target:
+    def target(self, layer: EnumeratedLayer) -> Target:
         """phi for tokens at positions. Raises StatementError where it does not fit the layer."""
         raise NotImplementedError
 
     def decide(
-        self, *, seconds: float = math.inf, weights: FirstLayer | Callable[[], FirstLayer] | None = None
+        self, *, seconds: float = math.inf, weights: EnumeratedLayer | Callable[[], EnumeratedLayer] | None = None
     ) -> Verdict:
         """The verdict for these weights (or what loads them). Undecided without them, with others, or beyond `seconds`."""
         started = time.monotonic()
@@ -61,7 +62,7 @@ class HeadStatement(Statement):
             return self._undecided(
                 f"needs the layer's weights, SHA-256 {self.weights}: from Python, verify.check_statement(path, weights=Site(...).first_layer)"
             )
-        layer = weights if isinstance(weights, FirstLayer) else weights()
+        layer = weights() if callable(weights) else weights
         if layer.sha256 != self.weights:
             return self._undecided(
                 f"these are other weights: SHA-256 {layer.sha256}, the statement is about {self.weights}"
@@ -69,15 +70,14 @@ class HeadStatement(Statement):
         deadline = started + seconds
         try:
             found = examine(layer, self.prefix, self.target(layer), deadline)
-            siblings = layer.siblings(self.prefix.head)
-            spills = {h: spill_of_sibling(layer, self.prefix, h, deadline) for h in siblings}
+            spills = _spills(layer, self.prefix, deadline)
         except OutOfSeconds:
             return self._undecided(f"not every query was looked at within {seconds:g} s")
         except StatementError as error:
             return self._undecided(str(error))
-        return self._verdict(found, spills)
+        return self._verdict(found, spills, layer.assumption)
 
-    def _verdict(self, found: Examined, spills: Mapping[int, float]) -> Verdict:
+    def _verdict(self, found: Examined, spills: Mapping[int, float], assumption: str) -> Verdict:
         numbers = {
             "error of phi": found.scalar_error,
             "share of data tokens": found.data_share,
@@ -95,10 +95,10 @@ class HeadStatement(Statement):
         elif spilt > self.spill:
             reason = f"a sibling head may give the prefix a share of {upward(spilt)}, above spill = {self.spill:g}"
         status = Status.UNDECIDED if reason else Status.PROVED
-        return Verdict(status, 0.0, found.error, ROUTE, reason, (FLOAT32,), numbers)
+        return Verdict(status, 0.0, found.error, ROUTE, reason, (assumption,), numbers)
 
     def _undecided(self, reason: str) -> Verdict:
-        return Verdict(Status.UNDECIDED, 0.0, math.inf, ROUTE, reason, (FLOAT32,))
+        return Verdict(Status.UNDECIDED, 0.0, math.inf, ROUTE, reason)
 
     def _where(self) -> str:
         p = self.prefix
@@ -117,6 +117,13 @@ class HeadStatement(Statement):
         parts = {name: arrays[name] for name in _SHARED}
         prefix = TokenHead(**parts, **numbers)  # type: ignore[arg-type]
         return prefix, str(data["weights"]), float.fromhex(data["eps"]), float.fromhex(data["spill"])
+
+
+def _spills(layer: EnumeratedLayer, prefix: TokenHead, deadline: float) -> dict[int, float]:
+    """What each sibling head gives to the prefix; heads have siblings in layers that share keys."""
+    if not isinstance(layer, FirstLayer):
+        return {}
+    return {h: spill_of_sibling(layer, prefix, h, deadline) for h in layer.siblings(prefix.head)}
 
 
 def _integer(name: str, x: Any) -> int:
@@ -149,13 +156,13 @@ class TokenTrigger(HeadStatement):
     def sentence(self) -> str:
         return f"head {self.prefix.head} of layer 0 computes a trigger on {len(self.tokens)} tokens: {self._where()}"
 
-    def target(self, layer: FirstLayer) -> Target:
+    def target(self, layer: EnumeratedLayer) -> Target:
         if len(self.tokens) and self.tokens[-1] >= layer.vocabulary:
             raise StatementError(f"tokens: {self.tokens[-1]} is outside the vocabulary of {layer.vocabulary}")
         table = np.full(layer.vocabulary, self.elsewhere)
         table[self.tokens] = self.marks
 
-        def phi(rows: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def phi(view: View, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return table[rows][:, None], table[rows][:, None]
 
         return phi

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from constructions.pretrained.shape import is_encoder, shape_of
+
 __all__ = ["save_adapter"]
 
 
@@ -25,21 +27,21 @@ def save_adapter(path: str | os.PathLike[str], model: Any, cache: Any) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    config = model.config
-    groups, width = config.num_key_value_heads, config.hidden_size // config.num_attention_heads
+    shape = shape_of(model)
+    groups, width = shape.groups, shape.width
     parts = [part for layer in cache.layers for part in (layer.keys, layer.values)]
     n = parts[0].shape[2]
-    if len(parts) != 2 * config.num_hidden_layers or any(p.shape != (1, groups, n, width) for p in parts):
+    if len(parts) != 2 * shape.layers or any(p.shape != (1, groups, n, width) for p in parts):
         raise ValueError(
-            f"cache: {len(parts) // 2} layers of shape {tuple(parts[0].shape)}, expected {config.num_hidden_layers} of (1, {groups}, N, {width})"
+            f"cache: {len(parts) // 2} layers of shape {tuple(parts[0].shape)}, expected {shape.layers} of (1, {groups}, N, {width})"
         )
     if any(p.dtype != torch.float32 for p in parts):
         raise ValueError(f"cache: {parts[0].dtype}, expected float32, which PEFT stores")
     matrix = torch.stack([p[0] for p in parts]).permute(2, 0, 1, 3).reshape(n, -1).contiguous()
     settings = PrefixTuningConfig(
-        task_type=TaskType.CAUSAL_LM,
+        task_type=TaskType.FEATURE_EXTRACTION if is_encoder(model) else TaskType.CAUSAL_LM,
         num_virtual_tokens=n,
-        num_layers=config.num_hidden_layers,
+        num_layers=shape.layers,
         token_dim=groups * width,
         num_attention_heads=groups,
         prefix_projection=False,

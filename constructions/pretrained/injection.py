@@ -8,7 +8,7 @@ The attention mask is omitted: with a cache of N entries one of the text's lengt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 
 from constructions.pretrained.layer0 import CompiledAtSite
+from constructions.pretrained.shape import attentions, inner, is_encoder, output_of, shape_of
+from verify.projected import EnumeratedLayer
+from verify.token_trigger import HeadStatement
 
 __all__ = ["Confirmed", "cache_of", "confirm", "disturbance", "head_outputs", "silent_directions", "token_pieces"]
 
@@ -33,31 +36,33 @@ def silent_directions(model: Any, pieces: Iterable[np.ndarray]) -> np.ndarray:
     """(layers, groups, width): mean query after the rotation over sample texts and the heads of a group, divided by its squared length."""
     import torch
 
-    config = model.config
-    width = config.hidden_size // config.num_attention_heads
-    groups = config.num_key_value_heads
-    sums = torch.zeros(config.num_hidden_layers, groups, width, dtype=torch.float64)
-    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+    shape = shape_of(model)
+    groups, width = shape.groups, shape.width
+    sums = torch.zeros(shape.layers, groups, width, dtype=torch.float64)
 
     def reader(layer: int) -> Any:
         def hook(module: Any, args: Any, kwargs: Any) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
-            q = module.q_proj(hidden).view(1, hidden.shape[1], -1, width).transpose(1, 2)
-            q, _ = apply_rotary_pos_emb(q, q, *kwargs["position_embeddings"])
+            project = module.query if is_encoder(model) else module.q_proj
+            q = project(hidden).view(1, hidden.shape[1], -1, width).transpose(1, 2)
+            if not is_encoder(model):
+                from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+                q, _ = apply_rotary_pos_emb(q, q, *kwargs["position_embeddings"])
             sums[layer] += q[0].reshape(groups, -1, width).double().mean(1)
 
         return hook
 
     handles = [
-        block.self_attn.register_forward_pre_hook(reader(i), with_kwargs=True)
-        for i, block in enumerate(model.model.layers)
+        attention.register_forward_pre_hook(reader(i), with_kwargs=True)
+        for i, attention in enumerate(attentions(model))
     ]
     runs = 0
     try:
         with torch.inference_mode():
             for ids in pieces:
                 runs += 1
-                model.model(torch.from_numpy(ids)[None], use_cache=False)
+                inner(model)(torch.from_numpy(ids)[None], use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
@@ -75,14 +80,14 @@ def cache_of(
     import torch
     from transformers import DynamicCache
 
-    config = model.config
-    groups, width = config.num_key_value_heads, config.hidden_size // config.num_attention_heads
+    shape = shape_of(model)
+    groups, width = shape.groups, shape.width
     lengths = {len(k) for k, _ in entries.values()}
     if len(lengths) != 1:
         raise ValueError(f"entries: {sorted(lengths)} prefix tokens; every layer needs the same number")
     n = lengths.pop()
-    cache = DynamicCache(config=config)
-    for layer in range(config.num_hidden_layers):
+    cache = DynamicCache(config=model.config)
+    for layer in range(shape.layers):
         keys, values = np.zeros((groups, n, width)), np.zeros((groups, n, width))
         for group in range(groups):
             if (layer, group) in entries:
@@ -108,13 +113,13 @@ def head_outputs(model: Any, ids: np.ndarray, cache: Any = None, layer: int = 0)
         found.append(args[0].detach().clone())
         raise _Enough
 
-    handle = model.model.layers[layer].self_attn.o_proj.register_forward_pre_hook(read)
+    handle = output_of(model, layer).register_forward_pre_hook(read)
     try:
         with torch.inference_mode(), suppress(_Enough):
-            model.model(torch.from_numpy(ids)[None], past_key_values=cache, use_cache=cache is not None)
+            inner(model)(torch.from_numpy(ids)[None], past_key_values=cache, use_cache=cache is not None)
     finally:
         handle.remove()
-    return found[0][0].reshape(len(ids), model.config.num_attention_heads, -1).numpy().astype(np.float64)
+    return found[0][0].reshape(len(ids), shape_of(model).heads, -1).numpy().astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -139,33 +144,49 @@ def confirm(
     """
     statement, layer = compiled.statement, compiled.site.first_layer
     p = statement.prefix
-    phi = statement.target(layer)
-    queries = layer.queries(p.head).exact
-    usual = float(np.median(p.codes)) if len(p.codes) > 2 else float(getattr(statement, "elsewhere", 0.0))
-    error = moved = 0.0
-    tokens = marked = 0
+    if not pieces or any(not 1 <= len(ids) <= p.length for ids in pieces):
+        lengths = sorted({len(ids) for ids in pieces})
+        raise ValueError(f"pieces: {len(pieces)} texts of {lengths} tokens; expected some, each of 1 to {p.length} tokens, which the proof is about")  # fmt: skip
+    outputs, moved = [], 0.0
     for ids in pieces:
-        if len(ids) > p.length:
-            raise ValueError(f"pieces: a text of {len(ids)} tokens, the proof is about at most {p.length}")
-        out = head_outputs(model, ids, compiled.cache(model, silent))
-        plain = head_outputs(model, ids)
-        for i, token in enumerate(ids.tolist()):
-            lo, hi = phi(np.array([token]), queries[token : token + 1])
-            at = min(len(p.keys) + i - p.first, lo.shape[1] - 1)
-            value = 0.5 * (lo[0, at] + hi[0, at])
-            error = max(error, float(np.abs(out[i, p.head] - (p.offset + value * p.direction)).max()))
-            marked += abs(value - usual) > 1e-12
+        out, plain = head_outputs(model, ids, compiled.cache(model, silent)), head_outputs(model, ids)
+        outputs.append(out[:, p.head])
         for h in layer.siblings(p.head):
             moved = max(moved, float(np.abs(out[:, h] - plain[:, h]).max()))
-        tokens += len(ids)
-    return Confirmed(tokens, marked, error, moved)
+    usual = float(np.median(p.codes)) if len(p.codes) > 2 else float(getattr(statement, "elsewhere", 0.0))
+    error, marked = 0.0, 0
+    for i, lo, hi in _wanted(statement, layer, pieces):
+        found = np.array([out[i] for out in outputs if i < len(out)])
+        value = 0.5 * (lo + hi)
+        error = max(error, float(np.abs(found - (p.offset + value[:, None] * p.direction)).max()))
+        marked += int((np.abs(value - usual) > 1e-12).sum())
+    return Confirmed(sum(map(len, pieces)), marked, error, moved)
+
+
+def _wanted(
+    statement: HeadStatement, layer: EnumeratedLayer, pieces: Sequence[np.ndarray]
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """For the i-th token of the texts that have one: bounds of phi, in the order of the texts."""
+    p, phi = statement.prefix, statement.target(layer)
+    behind = range(len(p.keys), len(p.keys) + max(map(len, pieces)))  # where a cache puts a text
+    seen: set[int] = set()
+    for view in layer.views(p.head, p.frequencies, behind):
+        for at, position in enumerate(view.positions):
+            if position in seen:  # another segment
+                continue
+            seen.add(position)
+            i = position - behind[0]
+            tokens = np.array([ids[i] for ids in pieces if i < len(ids)])
+            lo, hi = phi(view, tokens)
+            column = min(at, lo.shape[1] - 1)
+            yield i, lo[:, column], hi[:, column]
 
 
 def disturbance(model: Any, pieces: Sequence[np.ndarray], tokens: int, silent: np.ndarray) -> tuple[float, float]:
     """Mean and largest KL divergence (nats) of the next-token distribution when every layer holds `tokens` silent entries: what a prefix costs where it is to be ignored."""
     import torch
 
-    width = model.config.hidden_size // model.config.num_attention_heads
+    width = shape_of(model).width
     first = -_FAR * np.sqrt(width) * np.broadcast_to(silent[0, 0], (tokens, width))
     entries = {(0, 0): (first, np.zeros((tokens, width)))}
     found = []

@@ -17,17 +17,18 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from constructions.pretrained.separation import SLACK, Demands, NoKeys, Separated, separate
+from constructions.pretrained.enumeration import Context
+from constructions.pretrained.separation import Demands, NoKeys, Separated, separate
 from constructions.pretrained.site import Site, SiteError
 from constructions.progress import reporting
 from verify.certificate import upward
-from verify.first_layer import SINGLE, FirstLayer, rotations
+from verify.projected import EnumeratedLayer
 from verify.statement import Verdict
 from verify.statement_file import Stated, save_statement
-from verify.token_head import TokenHead, data_logits
+from verify.token_head import TokenHead
 from verify.token_trigger import HeadStatement, TokenTrigger
 
-__all__ = ["CompiledAtSite", "Context", "compile_layer0", "notes_of", "refuse_half_precision"]
+__all__ = ["CompiledAtSite", "compile_layer0", "notes_of", "refuse_half_precision"]
 
 _ALLOWANCES = (0.7, 1.7, 3.7)
 """Nats on top of what the budget asks, for float32's rounding of logits: tried one after the other."""
@@ -111,11 +112,14 @@ def compile_layer0(
     with reporting(progress) as report:
         context = Context.of(site, layer, base + codes[:, None] * along, eps)
         for allowance in _ALLOWANCES:
-            demands = context.demands(classes, max(span, eps), eps, allowance)
+
+            def demanded(of: Context, allowance: float = allowance) -> Demands:
+                return of.demands(classes[of.rows], max(span, eps), eps, allowance)
+
             try:
-                found = separate(demands, seed, report)
+                found, context = context.separate(demanded, report, seed)
             except NoKeys as error:
-                raise SiteError(_why_not(error, demands, site, seed)) from error
+                raise SiteError(_why_not(error, demanded(context), site, seed)) from error
             prefix = context.prefix(found.keys * math.sqrt(layer.width), codes, base, along)
             refuse_half_precision(site, layer, prefix)
             common = float(codes[np.bincount(classes).argmax()])
@@ -139,62 +143,6 @@ def notes_of(found: Separated, allowance: float, seconds: float) -> dict[str, An
     }
 
 
-@dataclass(frozen=True, eq=False)
-class Context:
-    """What demands of all kinds are made from: the head's queries, the largest data logit of each, its siblings."""
-
-    site: Site
-    layer: FirstLayer
-    tokens: int
-    queries: np.ndarray
-    data: np.ndarray
-    largest: float
-    siblings: tuple[tuple[np.ndarray, np.ndarray], ...]
-
-    @staticmethod
-    def of(site: Site, layer: FirstLayer, values: np.ndarray, eps: float) -> Context:
-        """Raises SiteError where float32's softmax alone costs more than eps."""
-        head = site.head or 0
-        group = layer.group(head)
-        keys, own = layer.keys(group), layer.queries(head)
-        largest_data = float(layer.values(group).largest.max())
-        largest = largest_data + float(np.abs(values).max())
-        floor = (7 * (site.length + len(values)) + 200) * SINGLE * max(largest_data, float(np.abs(values).max()))
-        if floor >= 0.75 * eps:
-            raise SiteError(
-                f"eps = {eps:g}: softmax over {site.length} + {len(values)} tokens with values up to {np.abs(values).max():.3g} may round by {floor:.2g} in float32; "
-                "raise eps, or ask for smaller values or shorter texts"
-            )
-        scale = 1 / math.sqrt(layer.width)
-        siblings = []
-        for h in layer.siblings(head) if site.exclusive else ():
-            q = layer.queries(h).exact
-            siblings.append((q * 1.0, (q * keys.exact).sum(axis=1) * scale))
-        return Context(site, layer, len(values), own.exact, data_logits(own, keys), largest, tuple(siblings))
-
-    @property
-    def positions(self) -> range:
-        """Of queries: from 0 (explicit position_ids) or from the prefix length (a cache shifts them) on."""
-        return range(self.site.length + self.tokens)
-
-    def demands(self, classes: np.ndarray, span: float, eps: float, allowance: float) -> Demands:
-        """For one key a class; see the module."""
-        extra = SLACK + allowance
-        gap = math.log(8 * max(1, self.tokens - 1) * span / eps) + extra
-        floor = self.data + math.log(8 * self.site.length * self.largest / eps) + extra
-        below = math.log(self.tokens / self.site.spill) + extra
-        cosines, sines = rotations(self.site.frequencies, self.positions)
-        siblings = tuple((q, own - below) for q, own in self.siblings)
-        return Demands(self.queries, classes, max(gap, 1.0), floor, siblings, cosines, sines)
-
-    def prefix(self, keys: np.ndarray, codes: np.ndarray, base: np.ndarray, along: np.ndarray) -> TokenHead:
-        """Rounded to float32, as it will be cached."""
-        single, values = (x.astype(np.float32).astype(np.float64) for x in (keys, base + codes[:, None] * along))
-        frequencies, positions = self.site.frequencies.astype(np.float64), self.positions
-        head, length = self.site.head or 0, self.site.length
-        return TokenHead(head, single, values, codes, base, along, frequencies, positions[0], positions[-1], length)
-
-
 def _vector(name: str, x: np.ndarray | None, width: int, default: float) -> np.ndarray:
     if x is None:
         return np.r_[float(default), np.zeros(width - 1)]
@@ -204,7 +152,7 @@ def _vector(name: str, x: np.ndarray | None, width: int, default: float) -> np.n
     return vector
 
 
-def _table(f: Any, site: Site, layer: FirstLayer, tokenizer: Any) -> np.ndarray:
+def _table(f: Any, site: Site, layer: EnumeratedLayer, tokenizer: Any) -> np.ndarray:
     """f of every token."""
     if callable(f):
         f = site.tokens_where(f, tokenizer)  # type: ignore[arg-type]
@@ -247,13 +195,13 @@ def _why_not(error: NoKeys, demands: Demands, site: Site, seed: int) -> str:
     return f"f at {site!r}: {error}. {step}"
 
 
-def refuse_half_precision(site: Site, layer: FirstLayer, prefix: TokenHead) -> None:
+def refuse_half_precision(site: Site, layer: EnumeratedLayer, prefix: TokenHead) -> None:
     """Raise SiteError for a run in bfloat16 or float16, with the numbers: rounding the query alone, u |q_i| a coordinate, moves a logit by so much."""
     if site.dtype == "float32":
         return
     unit = {"bfloat16": 2.0**-8, "float16": 2.0**-11}[site.dtype]
-    q = np.abs(layer.queries(prefix.head).exact)
-    size = np.abs(prefix.keys)
+    view = next(iter(layer.views(prefix.head, prefix.frequencies, prefix.positions)))
+    q, size = np.abs(view.queries.exact), np.abs(prefix.keys)
     half = layer.width // 2
     moved = unit * float((q[:, :half] @ np.minimum(size[:, :half], size[:, half:]).T).max()) / math.sqrt(layer.width)
     raise SiteError(

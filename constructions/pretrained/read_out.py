@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import numpy as np
 import sympy as sp
 
 from constructions.from_sympy import from_sympy
-from constructions.pretrained.layer0 import CompiledAtSite, Context, notes_of, refuse_half_precision
-from constructions.pretrained.separation import Demands, NoKeys, separate
+from constructions.pretrained.enumeration import Context
+from constructions.pretrained.layer0 import CompiledAtSite, notes_of, refuse_half_precision
+from constructions.pretrained.separation import Demands, NoKeys
 from constructions.pretrained.site import Site, SiteError
 from constructions.progress import reporting
-from verify.first_layer import FirstLayer, rotations, turned_back
-from verify.token_read_out import TokenReadOut, read_out
+from verify.projected import EnumeratedLayer, View, turned_back
+from verify.token_read_out import TokenReadOut, read_out, turned
 
 __all__ = ["compile_read_out"]
 
@@ -53,7 +54,8 @@ def compile_read_out(
     reach = float(np.abs(along).max())
     with reporting(progress) as report:
         count, codes = _covering(expression.evaluate, eps, reach)
-        context = Context.of(site, layer, base + codes[:, None] * along, eps)
+        most = min(_MOST_TOKENS, math.ceil(1.5 * count) + 1)  # the proof may ask for more tokens
+        context = Context.of(site, layer, base + np.resize(codes, most)[:, None] * along, eps)
         r, c, kappa = _directions(site, layer, context, report)
         for _ in range(3):
             codes = _values(expression.evaluate, count)
@@ -95,16 +97,19 @@ def _covering(f: Callable[[np.ndarray], np.ndarray], eps: float, reach: float) -
 
 
 def _directions(
-    site: Site, layer: FirstLayer, context: Context, report: Callable[[float, str], None]
+    site: Site, layer: EnumeratedLayer, context: Context, report: Callable[[float, str], None]
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
     """r and c with t in [-1, 1], and the range of kappa."""
     q, slow = context.queries, np.tile(site.frequencies * len(context.positions) < _SLOW, 2)
-    cosines, sines = rotations(site.frequencies, range(site.length + _MOST_TOKENS))
     c = site.positive
     if c is None:
-        ones = np.ones(len(q))
+
+        def above_one(of: Context) -> Demands:
+            n = len(of.queries)
+            return Demands(of.queries, np.zeros(n, int), 0.0, np.ones(n), (), of.cosines, of.sines)
+
         try:
-            c = separate(Demands(q, np.zeros(len(q), int), 0.0, ones, (), cosines, sines), tolerance=0.05).keys[0]
+            c = context.separate(above_one, report, tolerance=0.05)[0].keys[0]
         except NoKeys as error:
             raise SiteError(f"positive: {site!r} has no direction c with <c, q> > 0 on all queries: {error}") from error
     r = site.read_out
@@ -117,7 +122,7 @@ def _directions(
         r = np.zeros(layer.width)
         r[slow] = np.linalg.svd(part - part.mean(axis=0), full_matrices=False)[2][0]
     r, c = np.asarray(r, dtype=np.float64), np.asarray(c, dtype=np.float64)
-    t, kappa = _looked_at(q, r, c, cosines, sines)
+    t, kappa = _ranges(layer.views(site.head or 0, site.frequencies, context.positions), r, c)
     if not kappa[0] > 0:
         raise SiteError(
             f"positive: <c, q> falls to {kappa[0]:.3g} at {site!r}, expected a positive number; pass Site(positive=None) to have c found"
@@ -129,16 +134,15 @@ def _directions(
     return (r - 0.5 * (t[0] + t[1]) * c) / half, c, kappa
 
 
-def _looked_at(
-    q: np.ndarray, r: np.ndarray, c: np.ndarray, cosines: np.ndarray, sines: np.ndarray
-) -> tuple[tuple[float, float], tuple[float, float]]:
+def _ranges(views: Iterable[View], r: np.ndarray, c: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
     """Ranges of t and kappa over all queries."""
-    backs = turned_back(r, cosines, sines), turned_back(c, cosines, sines)
     low, high, least, most = math.inf, -math.inf, math.inf, 0.0
-    for start in range(0, len(q), 4096):
-        t, kappa = read_out(q[start : start + 4096], backs)
-        low, high = min(low, float(t.min())), max(high, float(t.max()))
-        least, most = min(least, float(kappa.min())), max(most, float(kappa.max()))
+    for view in views:
+        backs, q = turned(view, r, c), view.queries.exact
+        for start in range(0, len(q), 4096):
+            t, kappa = read_out(q[start : start + 4096], backs)
+            low, high = min(low, float(t.min())), max(high, float(t.max()))
+            least, most = min(least, float(kappa.min())), max(most, float(kappa.max()))
     return (low, high), (least, most)
 
 
@@ -148,16 +152,21 @@ def _keys(context: Context, count: int, r: np.ndarray, c: np.ndarray, kappa: tup
     y = -1 + width * (np.arange(count) + 0.5)
     beta = _SHARPNESS / (kappa[0] * width**2)
     bumps = beta * (2 * y[:, None] * r - (y * y)[:, None] * c)
-    classes = np.zeros(len(context.queries), int)
-    demands = context.demands(classes, 1.0, eps, 3.0)
-    backs = np.array([turned_back(b, demands.cosines, demands.sines) for b in bumps])
-    floor = demands.floor - _best(context.queries, backs).min(axis=1)
-    siblings = tuple((q, ceiling - _best(q, backs).max(axis=1)) for q, ceiling in demands.siblings)
-    lifted = Demands(context.queries, classes, 0.0, floor, siblings, demands.cosines, demands.sines)
+    backs = np.array([turned_back(b, context.cosines, context.sines) for b in bumps])
+
+    def lifted(of: Context) -> Demands:
+        classes = np.zeros(len(of.queries), int)
+        demands = of.demands(classes, 1.0, eps, 3.0)
+        floor = demands.floor - _best(of.queries, backs).min(axis=1)
+        siblings = tuple((q, ceiling - _best(q, backs).max(axis=1)) for q, ceiling in demands.siblings)
+        return Demands(of.queries, classes, 0.0, floor, siblings, of.cosines, of.sines)
+
     try:
-        return bumps, separate(lifted, report=report)
+        return bumps, context.separate(lifted, report)[0]
     except NoKeys as error:
-        hint = "pass Site(exclusive=False), another head, or another read-out" if siblings else "pass another head"
+        hint = (
+            "pass Site(exclusive=False), another head, or another read-out" if context.siblings else "pass another head"
+        )
         raise SiteError(f"{context.site!r}: the keys cannot be lifted over the data tokens: {error}; {hint}") from error
 
 

