@@ -57,7 +57,9 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     ),
     Benchmark("proof", "how long proofs take and how tight the proved bounds are", proof.run),
     Benchmark(
-        "training", "the same number of tokens trained with Adam instead of compiled (needs PyTorch)", training.run
+        "training",
+        "the same number of tokens trained with Adam instead of compiled, and training from a compiled start (needs PyTorch)",
+        training.run,
     ),
     Benchmark(
         "export",

@@ -118,7 +118,30 @@ def heads_of_a_pretrained_model(found: dict[str, float]) -> None:
         assert found["posterior_layers"] >= 3
 
 
+def starts_for_training(found: dict[str, float]) -> None:
+    """Where the known part is most of the target, the compiled start begins below where the others end in a small run, and ends below them in a full one."""
+    assert found["cases"] > 0
+    if "start_steps" not in found:  # without the packages
+        return
+    full = found["start_steps"] >= 100
+    for case in ("bump", "bend", "plane") if full else ("bump",):
+        before, final = found[f"start_{case}_before"], found[f"start_{case}_compiled_final"]
+        for rival in ("random", "scaled"):
+            assert (final if full else before) < found[f"start_{case}_{rival}_final"]
+        assert final < before
+    if full:
+        assert (found["start_seeds"], found["start_rates"]) == (5, 5)
+        assert {f"start_{case}_compiled_final" for case in ("shortest", "useless", "wrong")} <= set(found)
+    if "lora_all_bounds" in found:  # not in a small run
+        assert found["lora_all_violations"] == found["lora_above_violations"] == 0 < found["lora_all_bounds"]
+        assert found["lora_above_within_before_5"] == found["lora_above_within_after_5"]
+        assert found["lora_all_loss_both"] < found["lora_all_loss_prefix"]
+        assert found["steering_few_30_false_alarms"] < found["steering_probe_30_false_alarms"]
+        assert found["steering_few_30_p"] > 1000 * found["steering_p_without"]
+
+
 PROMISES = {
+    "training": starts_for_training,
     "sphere": heads_on_spheres,
     "sequences": functions_of_sequences,
     "circuits": circuits_for_formulas,

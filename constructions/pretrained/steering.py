@@ -15,11 +15,11 @@ import numpy as np
 import sympy as sp
 from jaxtyping import Float
 
-from constructions.pretrained.group import CalibratedPrefix, compile_group
+from constructions.pretrained.group import CalibratedPrefix, CompiledGroup, compile_group
 from constructions.pretrained.recording import record
 from constructions.pretrained.site import Site, SiteError
 
-__all__ = ["Spread", "Steering", "SteeringReport", "measure_steering", "steer", "write_direction"]
+__all__ = ["Spread", "Steering", "SteeringReport", "measure_steering", "spare_others", "steer", "write_direction"]
 
 _STEP = sp.Piecewise((1, sp.Symbol("t") > 0), (0, True))
 
@@ -125,10 +125,58 @@ def steer(
         quiet=quiet,
         model=model,
     )
+    return _with_neutral(prefix, target, size, marked)
+
+
+def spare_others(s: Steering, model: Any, pieces: Sequence[np.ndarray], false_alarms: float) -> Steering:
+    """The same steering with its step moved up until at most a share `false_alarms` of the unmarked tokens (times heads) of these texts is beyond it.
+
+    More triggers are then missed. The texts should be neither those that the probe was fitted to, on which it is right too often, nor those that the result is
+    measured on. Raises SiteError for a share that is not between 0 and 1, and for texts without an unmarked token.
+    """
+    if not 0 < false_alarms < 1:
+        raise SiteError(f"false_alarms = {false_alarms}: expected a share between 0 and 1")
+    g = s.prefix.groups[-1]
+    read = [_read(g, model, ids, s.prefix.cache(model))[~_flags(s, ids)].ravel() for ids in pieces]
+    t = np.concatenate([*read, np.zeros(0)])
+    if not len(t):
+        raise SiteError(f"pieces: {len(pieces)} texts without an unmarked token, expected some of them")
+    threshold = max(0.0, float(np.quantile(t, 1 - false_alarms, method="higher")))
+    prefix = replace(s.prefix, groups=(*s.prefix.groups[:-1], _moved(g, threshold)))
+    return _with_neutral(prefix, s.target, s.size, s.marked)
+
+
+def _with_neutral(prefix: CalibratedPrefix, target: int, size: float, marked: Callable[[np.ndarray], np.ndarray]) -> Steering:  # fmt: skip
     g = prefix.groups[-1]
     values = np.broadcast_to(g.offset.astype(np.float32).astype(np.float64), g.values.shape)
-    neutral = replace(prefix, groups=(replace(g, values=values, direction=np.zeros_like(along)),))
+    still = replace(g, values=values, direction=np.zeros_like(g.direction))
+    neutral = replace(prefix, groups=(*prefix.groups[:-1], still))
     return Steering(prefix, neutral, target, size, marked)
+
+
+def _read(g: CompiledGroup, model: Any, ids: np.ndarray, cache: Any) -> Float[np.ndarray, "tokens heads"]:
+    """The read-out t of every token and head of the group."""
+    run = record(model, ids, [g.layer], cache)[g.layer]
+    queries = run.queries[:, run.heads(g.group)]
+    return (queries @ g.read_out) / (queries @ g.positive)
+
+
+def _flags(s: Steering, ids: np.ndarray) -> np.ndarray:
+    return np.asarray(s.marked(ids), dtype=bool)
+
+
+def _moved(g: CompiledGroup, threshold: float) -> CompiledGroup:
+    """The step at t = threshold >= 0 instead of 0.
+
+    Keys are B c + beta (2 y r - y^2 c) with y = -1/2 and 1/2, so the second leads by 2 beta kappa t. With 2 beta threshold c more on the first, it leads by
+    2 beta kappa (t - threshold); no logit is lower than before where kappa >= 0, so data tokens get no more attention.
+    """
+    lead = float((g.keys[1] - g.keys[0]) @ g.read_out / (g.read_out @ g.read_out)) * threshold
+    keys = g.keys.copy()
+    keys[0] += lead * g.positive
+    keys = keys.astype(np.float32).astype(np.float64)
+    largest = g.largest_logit + lead * g.kappa[1] * g.keys.shape[1] ** -0.5
+    return replace(g, keys=keys, read_out=g.read_out - threshold * g.positive, largest_logit=largest)
 
 
 def measure_steering(s: Steering, model: Any, pieces: Sequence[np.ndarray]) -> SteeringReport:
@@ -147,17 +195,14 @@ def measure_steering(s: Steering, model: Any, pieces: Sequence[np.ndarray]) -> S
     for ids in pieces:
         plain, steered, neutral = (distribution(ids, c) for c in (None, s.prefix.cache(model), s.neutral.cache(model)))
         moved = (plain.exp() * (plain - steered)).sum(-1).numpy()
-        flags = np.asarray(s.marked(ids), dtype=bool)
+        flags = _flags(s, ids)
         met = np.cumsum(flags) > 0
         kinds["at"].append(moved[flags])
         kinds["before"].append(moved[~met])
         kinds["after"].append(moved[met & ~flags])
         kinds["neutral"].append((plain.exp() * (plain - neutral)).sum(-1).numpy())
         chances.append(torch.stack([plain[:, s.target], steered[:, s.target]]).exp().numpy()[:, flags])
-        run = record(model, ids, [g.layer], s.prefix.cache(model))[g.layer]
-        fired = (run.queries[:, run.heads(g.group)] @ g.read_out) / (
-            run.queries[:, run.heads(g.group)] @ g.positive
-        ) > 0
+        fired = _read(g, model, ids, s.prefix.cache(model)) > 0
         missed += int((~fired[flags]).sum())
         false += int(fired[~flags].sum())
         triggers, others = triggers + fired[flags].size, others + fired[~flags].size
