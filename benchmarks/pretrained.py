@@ -1,6 +1,7 @@
-"""Prefixes for heads of a language model that somebody else trained (SmolLM2-135M-Instruct), proved on what can be proved and confirmed on text.
+"""Prefixes for heads of models that somebody else trained (SmolLM2-135M-Instruct, MiniLM), proved on what can be proved and confirmed on text.
 
 `first_layer`: a trigger on digits and a function of a read-out at head 0 of layer 0, for every text of up to 256 tokens, in float32.
+`encoder`: a trigger on the full stop at head 2 of layer 0 of a sentence encoder with absolute positions, likewise.
 `later_layers`: a function in three later layers, every token of held-out text bounded from the run itself.
 """
 
@@ -32,8 +33,41 @@ def run(request: Request) -> Outcome:
     table, metrics = first_layer(request)
     if request.quick:
         return Outcome((table,), metrics)
+    metrics |= encoder(table)
     passes, more = later_layers()
     return Outcome((table, passes), metrics | more)
+
+
+def encoder(table: Table) -> dict[str, float]:
+    """A row for MiniLM, where its weights are installed."""
+    from constructions.pretrained import minilm
+    from constructions.pretrained.injection import confirm, silent_directions, token_pieces
+    from constructions.pretrained.site import Site, compile_at_site
+
+    if not minilm.available():
+        table.add_row(escape(f"MiniLM: {minilm.INSTALL}"))
+        return {}
+    model, tokenizer = minilm.load_model(), minilm.load_tokenizer()
+    site = Site("minilm", layer=0, head=2, length=_LENGTH)
+    started = time.perf_counter()
+    c = compile_at_site({tokenizer.convert_tokens_to_ids(".")}, 1e-3, site, progress=False)
+    seconds = time.perf_counter() - started
+    pieces = token_pieces(tokenizer, inspect.getsource(statistics), _LENGTH)[:40]
+    seen = confirm(c, model, pieces, silent_directions(model, pieces[:2]))
+    numbers = c.verdict.numbers
+    table.add_row(
+        "MiniLM: full stop", str(c.length), number(c.verdict.upper), number(seen.error), str(seen.tokens), "-", number(numbers["largest logit"]), number(seconds)
+    )  # fmt: skip
+    return {
+        "encoder_proved": float(c.verdict.proved),
+        "encoder_error_proved": c.verdict.upper,
+        "encoder_error_measured": seen.error,
+        "encoder_text_length": _LENGTH,
+        "encoder_text_tokens": seen.tokens,
+        "encoder_marked": seen.marked,
+        "encoder_largest_logit": numbers["largest logit"],
+        "encoder_seconds": seconds,
+    }
 
 
 def later_layers() -> tuple[Table, dict[str, float]]:
@@ -60,7 +94,7 @@ def first_layer(request: Request) -> tuple[Table, dict[str, float]]:
     from constructions.pretrained.site import Site, compile_at_site
 
     table = columns(
-        "layer 0 of SmolLM2-135M", "f", "prefix tokens", "proved error", "measured error", "text tokens", "share of siblings", "largest logit", "seconds",
+        "layer 0 of SmolLM2-135M and MiniLM", "f", "prefix tokens", "proved error", "measured error", "text tokens", "share of siblings", "largest logit", "seconds",
         caption=f"proved: for every text of up to {_LENGTH} tokens, in float32. measured: on the source text of Python's statistics module. "
         "share of siblings: proved bound of what the two other heads of the group give to the prefix. seconds: keys and proof.",
     )  # fmt: skip

@@ -112,7 +112,11 @@ def heads_of_a_pretrained_model(found: dict[str, float]) -> None:
     assert found["trigger_text_length"] >= 256
     assert found["trigger_error_measured"] <= found["trigger_error_proved"] <= 1e-3
     assert found["trigger_siblings_share"] <= 1e-3 * (1 + 1e-6)
-    if "posterior_bounds" in found:  # not in a small run
+    if "encoder_proved" in found:  # not in a small run
+        assert found["encoder_proved"] == 1
+        assert found["encoder_text_length"] >= 256
+        assert found["encoder_error_measured"] <= found["encoder_error_proved"] <= 1e-3
+    if "posterior_bounds" in found:
         assert found["posterior_violations"] == 0
         assert found["posterior_tokens"] >= 10_000
         assert found["posterior_layers"] >= 3

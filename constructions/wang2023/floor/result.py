@@ -92,4 +92,5 @@ class PromptFloor(Carded):
         shape = f"d = {self.layer.width}, heads = {self.layer.heads}, d_v = {self.layer.value_width}, {len(self.examples)} examples"
         bounds = f"{downward(lower, 7)} <= floor <= {upward(upper, 7)}"
         reason = f"; {self.verdict.reason}" if self.verdict.reason else ""
-        return f"<PromptFloor {self.verdict.status}: {bounds} (gap {upward(self.gap, 2)}), attained by {self.length} token{'' if self.length == 1 else 's'}; {shape}{reason}>"
+        apart = f"gap {upward(self.gap, 2)}" if lower > 0 else "no floor above 0 is proved"
+        return f"<PromptFloor {self.verdict.status}: {bounds} ({apart}), attained by {self.length} token{'' if self.length == 1 else 's'}; {shape}{reason}>"
