@@ -1,7 +1,7 @@
 """Circuits: fifty physics formulas of 2 to 8 variables at 1e-3 and 1e-6 of their range, Newton's law of nine, and NumPy functions.
 
 The formulas and their ranges are fifty of the AI Feynman benchmark's (Udrescu and Tegmark 2020); eps is relative to
-max - min of the formula over its box (`attained_range`). Each is measured alone: in a process of its own, which has loaded the program
+max - min of the formula over its box (`attained_range`). At 1e-3 they are compiled for float32 too, and proved in it. Each is measured alone: in a process of its own, which has loaded the program
 and compiled nothing, with an empty cache of heads. Where the package uqtestfuns is installed, nine of its functions are traced and compiled at
 1e-3 as well. "Warm" is the same again, in another process, with the cache that was left.
 """
@@ -37,6 +37,7 @@ NEWTON = Entry(
 """The force between two masses, in three dimensions."""
 _QUICK = ("I.12.1", "I.39.1")
 _COARSE, _FINE = "1e-3", "1e-6"
+_SINGLE = "1e-3_float32"
 _TIME_LIMIT = 60.0
 
 
@@ -58,7 +59,8 @@ def run(request: Request) -> Outcome:
     for entry, eps in request.track(measurements, "circuits"):
         found[eps].append(_measured(entry, eps, again=eps == _COARSE))
     newton = _measured(NEWTON, _COARSE, again=False)
-    metrics: dict[str, float] = {"formulas": len(entries)}
+    single = [_single(entry) for entry in request.track(entries, "circuits in float32")]
+    metrics: dict[str, float] = {"formulas": len(entries)} | _summary([m.cold for m in single if m.cold.proved], _SINGLE)
     for eps, rows in found.items():
         metrics |= _summary([m.cold for m in rows if m.cold.proved], eps)
     warm = [m.warm.seconds for m in found[_COARSE] if m.warm is not None and m.warm.proved]
@@ -69,6 +71,7 @@ def run(request: Request) -> Outcome:
         metrics |= {} if count is None else {f"{name}_newton": count}
     name = FORMULAS.stem if request.suite is None else request.suite.stem
     tables = [_table(f"{name} at {eps} of range", rows) for eps, rows in found.items()]
+    tables.append(_table(f"{name} at {_COARSE} of range, for float32", single))
     tables.append(_table(f"Newton's law at {_COARSE} of range", [newton]))
     if uncertainty.installed() and not request.quick and request.suite is None:
         functions = [_function(f) for f in request.track(list(uncertainty.FUNCTIONS), "uqtestfuns")]
@@ -100,6 +103,12 @@ def _measured(entry: Entry, eps: str, again: bool) -> _Measured:
         return _Measured(cold, _alone(lost, _row, entry, float(eps), folder) if again else None)
 
 
+def _single(entry: Entry) -> _Measured:
+    lost = Row("", entry.name, "error", len(entry.domain))
+    with tempfile.TemporaryDirectory() as folder:
+        return _Measured(_alone(lost, _row, entry, float(_COARSE), folder, "float32"), None)
+
+
 def _function(name: str) -> _Measured:
     with tempfile.TemporaryDirectory() as folder:
         return _Measured(_alone(Row("", name, "error", 0), _function_row, name, folder), None)
@@ -123,12 +132,12 @@ def _context() -> BaseContext:
     return context
 
 
-def _row(entry: Entry, eps_rel: float, folder: str) -> Row:
+def _row(entry: Entry, eps_rel: float, folder: str, dtype: str = "float64") -> Row:
     """In the new process: the cache of heads is in the folder."""
     os.environ["PREFIXC_CACHE"] = folder
     # one variable needs no circuit: such a formula, of another suite, is one head
     method = "circuit" if len(entry.domain) > 1 else "auto"
-    row, _ = compile_entry(entry, "", eps_rel=eps_rel, method=method, time_limit=_TIME_LIMIT)
+    row, _ = compile_entry(entry, "", eps_rel=eps_rel, method=method, time_limit=_TIME_LIMIT, dtype=dtype)
     return row
 
 

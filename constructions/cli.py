@@ -148,6 +148,9 @@ def _compile(
     ] = 64,
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Refuse what would need more tokens.")] = 20_000,
     effort: Annotated[float, typer.Option("--effort", help="Seconds to spend on a shorter prefix.")] = 0.0,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="The float format it is to run in: float64, float32 or bfloat16.")
+    ] = "float64",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
 ) -> int:
     """Compile FORMULA, prove it, and write the result."""
@@ -165,6 +168,7 @@ def _compile(
         max_tokens=max_tokens,
         effort=effort,
         sequence_length=sequence_length,
+        dtype=dtype,
         progress=False if quiet else None,
     )
     compiled.save(out)
@@ -177,6 +181,10 @@ def _compile(
 @app.command("verify")
 def _verify(
     file: File,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", help="smollm2 or minilm: whose layer a statement about a pretrained model is for."),
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress and no certificate: the exit code says it all.")
     ] = False,
@@ -186,7 +194,9 @@ def _verify(
     from verify import check, holds_statement, load
 
     if holds_statement(file):
-        return _verify_statement(file, quiet)
+        return _verify_statement(file, weights, quiet)
+    if weights is not None:
+        raise _Refused(f"--weights {weights}: {file} holds a compiled prefix, which needs none. Leave it out.")
     stored = load(file).certificate
     with reporting(False if quiet else None) as report:
         fresh = check(file, progress=lambda done, words: report(done, f"{words} {file.name}"))
@@ -197,17 +207,33 @@ def _verify(
     return _EXIT[str(fresh.status)]
 
 
-def _verify_statement(file: Path, quiet: bool) -> int:
+def _verify_statement(file: Path, weights: str | None, quiet: bool) -> int:
     """A statement is decided again."""
     from constructions.stated import verdict_lines
     from verify import check_statement, load_statement
 
-    stated, fresh = load_statement(file), check_statement(file)
+    stated = load_statement(file)
+    fresh = check_statement(file, **({} if weights is None else {"weights": _weights(weights, stated.statement.kind)}))
     if not quiet:
         typer.echo("\n".join(verdict_lines(stated, fresh)))
         if stated.verdict.to_json() != fresh.to_json():
             typer.echo(f"the file claimed  {stated.verdict!r}")
     return _EXIT[str(fresh.status)]
+
+
+def _weights(name: str, kind: str) -> Any:
+    """The first layer of a model whose weights a package ships."""
+    from constructions.pretrained import minilm, smollm
+
+    models = {"smollm2": smollm, "minilm": minilm}
+    if name not in models or not kind.startswith("token-"):
+        raise _Refused(
+            f"--weights {name}: expected {' or '.join(models)}, for a statement about the first layer of a pretrained model; this one is of kind {kind!r}."
+        )
+    try:
+        return models[name].first_layer()
+    except ImportError as error:
+        raise _Refused(str(error)) from error
 
 
 def _certificate_lines(cert: Certificate) -> list[str]:
@@ -317,6 +343,9 @@ def _suite(
     time_limit: Annotated[
         float, typer.Option("--time-limit", help="Seconds to search for each formula's prefix.")
     ] = 120.0,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="The float format to compile for: float64, float32 or bfloat16.")
+    ] = "float64",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
 ) -> int:
     """Compile and prove every formula in FILE, and go on after a failure. Run again, it goes on where it stopped.
@@ -341,6 +370,7 @@ def _suite(
                 out=folder,
                 progress=False if quiet else None,
                 time_limit=time_limit,
+                dtype=dtype,
             )
     except KeyboardInterrupt as error:
         raise _Interrupted(

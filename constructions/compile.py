@@ -22,6 +22,8 @@ from constructions.sequences import SEQUENCE_METHODS, compile_sequences
 from constructions.tables import ALL_TABLES, COVERS, methods_for, theorem_of, tokens_needed
 from verify import Certificate, Claim, GridTarget, LipschitzTarget, Sequences, Sphere, Target, prove, value_range
 from verify.affine import MOST_DATA_TOKENS
+from verify.certificate import unbounded
+from verify.formats import FloatFormat, FormatError, format_named, prove_in_format
 
 __all__ = ["compile_prefix"]
 
@@ -43,6 +45,7 @@ def compile_prefix(
     effort: float = 0.0,
     time_limit: float = 120.0,
     sequence_length: int = 64,
+    dtype: Any = "float64",
     progress: Progress = None,
     site: None = None,
 ) -> Compiled: ...
@@ -60,6 +63,7 @@ def compile_prefix(
     effort: float = 0.0,
     time_limit: float = 120.0,
     sequence_length: int = 64,
+    dtype: Any = "float64",
     progress: Progress = None,
     site: Any = None,
 ) -> Any:
@@ -79,6 +83,9 @@ def compile_prefix(
     max_tokens: refuse, before building, what would need more. effort: seconds to spend on a shorter prefix.
     time_limit: seconds after which the search for a provable prefix gives up (an attempt under way may take somewhat longer).
     sequence_length: longest sequence for which a head that attends to data tokens ("classical") is proved.
+    dtype: the float format that the prefix is to run in, "float64", "float32" or "bfloat16", or torch's or NumPy's name of it. Its
+    parameters are numbers of that format then, heads are chosen for its rounding, and what is returned has been proved to be within
+    eps in that format as well: `to_torch(dtype)` proves it again and says how near. The certificate is float64's, as ever.
     progress: None (a bar on a terminal after two seconds), True, False, or a callback (fraction, words).
     site: a head of a frozen pretrained model, `constructions.pretrained.Site`; then f and eps are all else that is read, and the
     result is what `constructions.pretrained.compile_at_site` returns. Without it a `Compiled` is returned.
@@ -101,15 +108,16 @@ def compile_prefix(
         raise CompileError(
             f"sequence_length = {sequence_length} is more than the kernel handles. Pass at most {MOST_DATA_TOKENS}."
         )
+    form = _format(dtype)
     deadline = time.monotonic() + time_limit + effort
-    limits = Limits(int(max_tokens), float(effort), deadline, int(sequence_length))
+    limits = Limits(int(max_tokens), float(effort), deadline, int(sequence_length), form)
     if isinstance(domain, Sequences):
         return compile_sequences(f, eps, domain, method, limits, progress)
     chosen = _methods(method, methods_for(domain))
     with reporting(progress) as report, threadpool_limits(1, "blas"):
         report(0.0, "reading the target")
         problem = understand(f, domain, lipschitz, norm)
-        _refuse_unreachable(problem, eps)
+        _refuse_unreachable(problem, eps, form)
         usable = _applicable(problem, chosen, method)
         return _search(problem, usable, eps, limits, report)
 
@@ -122,6 +130,14 @@ def _accepted(eps: Any) -> float:
     if not (math.isfinite(value) and value > 0):
         raise EpsilonError(value=eps)
     return value
+
+
+def _format(dtype: Any) -> FloatFormat:
+    """The format of a name, a torch.dtype or a NumPy type."""
+    try:
+        return format_named(dtype)
+    except FormatError as error:
+        raise CompileError(f"dtype: {error}") from error
 
 
 def _general(table: tuple[Method, ...]) -> list[str]:
@@ -152,8 +168,11 @@ def _applicable(problem: Problem, chosen: tuple[Method, ...], method: str) -> tu
     return usable
 
 
-def _refuse_unreachable(problem: Problem, eps: float) -> None:
-    """Outputs of size F are rounded by at least about u F; leave room for a sum and a quotient. And a jump cannot be followed."""
+def _refuse_unreachable(problem: Problem, eps: float, form: FloatFormat) -> None:
+    """Outputs of size F are rounded by at least about u F; leave room for a sum and a quotient. And a jump cannot be followed.
+
+    In a narrower format the same is what a proof needs: its bound of a mean's sums is at least 18 u F. Heads reach about five times that.
+    """
     if isinstance(problem.target, GridTarget) and problem.target.interpolation == "nearest":
         jump = max(float(np.abs(np.diff(problem.target.values, axis=i)).max()) for i in range(problem.target.dimension))
         if eps <= jump / 2:
@@ -163,9 +182,11 @@ def _refuse_unreachable(problem: Problem, eps: float) -> None:
         size = value_range(problem.target.expression, problem.domain, tightness=1.0).upper  # pyright: ignore
     else:
         size = float(np.abs(problem.evaluate(problem.domain.sample(64))).max())
-    floor = 32 * 2.0**-53 * size
+    floor = 32 * form.unit * size
     if eps < floor:
-        raise EpsilonError(value=eps, reachable=floor, dominating=f"rounding of float64 outputs of size {size:.3g}")
+        cause = f"rounding of {form.name} outputs of size {size:.3g}"
+        reachable = floor if form.precision == 53 else 5 * floor
+        raise EpsilonError(value=eps, reachable=reachable, dominating=cause, form=form.name)
 
 
 @dataclass
@@ -175,11 +196,14 @@ class _Source:
     method: Method
     stream: Iterator[Proposal | CircuitProposal]
     next: Proposal | CircuitProposal | None = None
+    beyond: EpsilonError | None = None
 
     def advance(self) -> None:
-        """Ask for the next proposal. A construction that fails inside has nothing to propose."""
+        """Ask for the next proposal. A construction that fails inside has nothing to propose, one that cannot reach eps says so (`beyond`)."""
         try:
             self.next = next(self.stream, None)
+        except EpsilonError as error:
+            self.next, self.beyond = None, error
         except (ArithmeticError, ValueError, TypeError, RecursionError, np.linalg.LinAlgError) as error:
             if isinstance(error, CompileError):
                 raise
@@ -190,7 +214,8 @@ def _search(
     problem: Problem, methods: tuple[Method, ...], eps: float, limits: Limits, report: Callable[[float, str], None]
 ) -> Compiled:
     """Prove the shortest proposal among all constructions; where a proof fails, go on with that construction's next one."""
-    sources = _sources(problem, methods, eps, limits, report, shorter_only=len(methods) > 1)
+    beyond: dict[str, EpsilonError] = {}
+    sources = _sources(problem, methods, eps, limits, report, beyond, shorter_only=len(methods) > 1)
     attempts: list[tuple[str, int, str]] = []
     best: Certificate | None = None
     while sources and len(attempts) < _ATTEMPTS and not limits.passed:
@@ -206,22 +231,29 @@ def _search(
             continue
         target = _target_for(problem, proposal)
         claim = claim_of(proposal, target, problem.domain, eps, limits.sequence_length)
-        certificate = _prove(claim, report, proposal, limits)
+        claim, certificate = _prove(claim, report, proposal, limits)
         attempts.append((proposal.method, proposal.length, str(certificate.status)))
         if certificate.proved:
             noted = replace(certificate, assumptions=certificate.assumptions + problem.assumptions)
             return Compiled(
                 claim, noted, proposal.method, proposal.grid, proposal.terms, attempts=tuple(attempts), theorem=theorem
             )
-        best = certificate if best is None or certificate.error_lower < best.error_lower else best
+        best = certificate if best is None or _nearness(certificate, limits) < _nearness(best, limits) else best
         source.advance()
         if source.next is None:
             sources.remove(source)
             if not sources:  # those that were only asked for something shorter than what then failed
-                tried = {name for name, _, _ in attempts}
+                tried = {name for name, _, _ in attempts} | set(beyond)
                 rest = tuple(m for m in methods if m.name not in tried)
-                sources = _sources(problem, rest, eps, limits, report, shorter_only=False)
+                sources = _sources(problem, rest, eps, limits, report, beyond, shorter_only=False)
+    if best is None and beyond:
+        raise min(beyond.values(), key=lambda error: error.reachable or math.inf)
     return _give_up(problem, methods, eps, limits, best)
+
+
+def _nearness(certificate: Certificate, limits: Limits) -> tuple[float, float]:
+    """Of failed attempts the one with the smallest is told about: in a narrow format rounding decides, in float64 the error."""
+    return certificate.rounding if limits.form.precision < 53 else 0.0, certificate.error_lower
 
 
 def _sources(
@@ -230,9 +262,11 @@ def _sources(
     eps: float,
     limits: Limits,
     report: Callable[[float, str], None],
+    beyond: dict[str, EpsilonError],
     shorter_only: bool,
 ) -> list[_Source]:
-    """The constructions that have something to propose; with `shorter_only`, each only what is shorter than those before."""
+    """The constructions that have something to propose; with `shorter_only`, each only what is shorter than those before. Those that cannot
+    reach eps are noted in `beyond`, by name."""
     sources: list[_Source] = []
     for method in methods:
         if limits.passed or any(source.method.name == method.dominated_by for source in sources):
@@ -240,6 +274,8 @@ def _sources(
         report(0.0, f"constructing ({method.name})")
         source = _Source(method, method.propose(problem, eps, limits))
         source.advance()
+        if source.beyond is not None:
+            beyond[method.name] = source.beyond
         if source.next is not None:
             sources.append(source)
             if shorter_only:
@@ -258,10 +294,20 @@ def _target_for(problem: Problem, proposal: Proposal | CircuitProposal) -> Targe
 
 def _prove(
     claim: Claim, report: Callable[[float, str], None], proposal: Proposal | CircuitProposal, limits: Limits
-) -> Certificate:
+) -> tuple[Claim, Certificate]:
+    """The claim that was looked at, parameters rounded to the format that was asked for, and its certificate in float64; where the execution
+    in the format is not proved to be within eps, that one's."""
     words = f"proving {proposal.length} tokens ({proposal.method})"
     report(0.0, words)
-    return prove(claim, seconds=limits.seconds_left, progress=lambda done, _: report(done, words))
+    if limits.form.precision == 53:
+        return claim, prove(claim, seconds=limits.seconds_left, progress=lambda done, _: report(done, words))
+    try:
+        found = prove_in_format(
+            claim, limits.form, seconds=limits.seconds_left, progress=lambda done, _: report(done, words)
+        )
+    except FormatError as error:
+        return claim, unbounded(claim.eps, 0, str(error))
+    return found.claim, found.real if found.proved else found.certificate
 
 
 def _give_up(
@@ -269,12 +315,14 @@ def _give_up(
 ) -> Compiled:
     late = "The time limit passed: pass a larger time_limit or a larger eps"
     if best is not None:
-        if math.isfinite(best.rounding) and best.rounding > 0.5 * eps:
-            raise EpsilonError(
-                value=eps, reachable=4 * best.rounding, dominating="rounding of the float64 forward pass"
-            )
+        wide = limits.form.precision == 53
+        if wide and math.isfinite(best.rounding) and best.rounding > 0.5 * eps:
+            cause = "rounding of the float64 forward pass"
+            raise EpsilonError(value=eps, reachable=4 * best.rounding, dominating=cause)
+        words = best.reason or f"rounding to {limits.form.name} may move what was tried by {best.rounding:.3g}"
+        narrower = "" if wide else f"{words}. Pass a larger eps, another method, or dtype='float64'"
         raise NotProvedError(
-            certificate=best, status=str(best.status), eps=eps, next_step=late if limits.passed else ""
+            certificate=best, status=str(best.status), eps=eps, next_step=late if limits.passed else narrower
         )
     covers = any(m.name in COVERS for m in methods)
     needed = tokens_needed(problem, eps) if covers else None

@@ -58,28 +58,42 @@ def _point(point: Sequence[float]) -> str:
 
 
 class EpsilonError(CompileError):
-    """`eps` is no admissible error, or is below what float64 delivers.
+    """`eps` is no admissible error, or is below what float64 delivers, or the format that was asked for.
 
-    value: what was passed. reachable: the smallest error that can be delivered, when `value` is a positive number below it.
-    dominating: the error term that forbids less.
+    value: what was passed. reachable: the smallest error that can be delivered (in a narrow format an estimate of what can be proved), when `value` is a
+    positive number below it.
+    dominating: the error term that forbids less. form: the name of the format.
     """
 
     value: object
     reachable: float | None
     dominating: str | None
+    form: str
 
-    def __init__(self, *, value: object, reachable: float | None = None, dominating: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        value: object,
+        reachable: float | None = None,
+        dominating: str | None = None,
+        form: str = "float64",
+    ) -> None:
         if reachable is not None:
             term = f" (the dominating term is {dominating})" if dominating else ""
             message = (
                 f"eps = {value} cannot be reached: the smallest error float64 delivers for this target is about "
                 f"{reachable:.3g}{term}. Pass eps >= {reachable:.3g}."
             )
+            if form != "float64":
+                message = (
+                    f"eps = {value} is out of reach in {form}: these constructions can be expected to prove about {reachable:.3g}{term}. "
+                    f"Pass eps >= {reachable:.3g}, or dtype='float64'."
+                )
         else:
             message = (
                 f"eps = {value!r} {_why_no_epsilon(value)}. Pass the largest error you accept, for example eps=1e-3."
             )
-        super().__init__(message, value=value, reachable=reachable, dominating=dominating)
+        super().__init__(message, value=value, reachable=reachable, dominating=dominating, form=form)
 
 
 def _why_no_epsilon(value: object) -> str:

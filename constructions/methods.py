@@ -11,6 +11,7 @@ import numpy as np
 import sympy as sp
 
 from constructions.circuits.compile import CircuitProposal, propose_circuits
+from constructions.circuits.single import propose_single
 from constructions.problem import Problem
 from constructions.proposal import Proposal
 from constructions.sharp.bernstein import propose_bernstein
@@ -21,6 +22,7 @@ from constructions.sharp.minimax_nd import propose_minimax_nd
 from constructions.sharp.sharpen import sharpened
 from constructions.sharp.steps import propose_steps
 from verify import Box, Provenance
+from verify.format_arithmetic import FLOAT64, FloatFormat
 
 __all__ = ["METHODS", "Limits", "Method"]
 
@@ -28,12 +30,13 @@ __all__ = ["METHODS", "Limits", "Method"]
 @dataclass(frozen=True)
 class Limits:
     """What a search may use: tokens; seconds to spend on something shorter; the time (time.monotonic()) at which to give up; the
-    longest sequence whose data tokens a head must cope with."""
+    longest sequence whose data tokens a head must cope with; the float format that the result is to run in."""
 
     max_tokens: int
     effort: float = 0.0
     deadline: float = math.inf
     sequence_length: int = 1
+    form: FloatFormat = FLOAT64
 
     @property
     def seconds_left(self) -> float:
@@ -77,6 +80,9 @@ def _needs_sympy(problem: Problem) -> str | None:
 def _minimax(problem: Problem, eps: float, limits: Limits) -> Iterator[Proposal]:
     lo, hi = problem.domain.bounds
     if problem.domain.dimension == 1:
+        if limits.form.precision < 53 and problem.expressions is not None and len(problem.expressions) == 1:
+            ends, most = (float(lo[0]), float(hi[0])), limits.max_tokens
+            yield from propose_single(problem.expressions[0], *ends, eps, form=limits.form, max_tokens=most)
         yield from propose_minimax(
             _scalar(problem),
             float(lo[0]),
@@ -159,6 +165,7 @@ def _circuit(problem: Problem, eps: float, limits: Limits) -> Iterator[CircuitPr
         eps,
         max_tokens=limits.max_tokens,
         deadline=limits.deadline,
+        form=limits.form,
     )
 
 

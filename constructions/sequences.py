@@ -35,6 +35,7 @@ from constructions.petrov2024.two_layer import compile_two_layer
 from constructions.progress import reporting
 from constructions.trace import NotTraceable, trace, traced_assumption
 from verify import Certificate, Claim, ExpressionTarget, Sequences, prove, value_range
+from verify.formats import FormatError, prove_in_format
 
 __all__ = ["SEQUENCE_METHODS", "compile_sequences"]
 
@@ -62,6 +63,14 @@ def compile_sequences(f: Any, eps: float, domain: Sequences, method: str, limits
         target, _ = sequence_target(expressions, domain.T, domain.box)
         _defined(target, domain)
         asked = _Asked(expressions, target, domain, eps, report, assumptions)
+        if limits.form.precision < 53:
+            if method not in ("auto", "circuit"):
+                raise MethodError(
+                    value=method,
+                    known=["auto", "circuit"],
+                    reason=f"is proved in float64 alone, dtype is {limits.form.name!r}",
+                )
+            return _by_circuit(asked, limits)
         if method == "auto":
             return _shortest(asked, limits)
         return _by_circuit(asked, limits) if method == "circuit" else _by_proposal(asked, method, limits)
@@ -106,13 +115,16 @@ def _shortest(asked: _Asked, limits: Limits) -> Compiled:
 def _by_circuit(asked: _Asked, limits: Limits) -> Compiled:
     """The first circuit that is proved. Raises UnsupportedExpressionError, NotProvedError, or CompileError where there is none."""
     asked.report(0.0, "constructing (circuit)")
-    options = {"max_tokens": limits.max_tokens, "deadline": limits.deadline}
+    options = {"max_tokens": limits.max_tokens, "deadline": limits.deadline, "form": limits.form}
     proposals = propose_sequence_circuits(asked.expressions, asked.target, asked.domain, asked.eps, **options)
     attempts: list[tuple[str, int, str]] = []
     best: Certificate | None = None
     for proposal in islice(proposals, _ATTEMPTS):
         claim = Claim(proposal.model, proposal.prefix, asked.target, asked.domain, asked.eps, circuit=proposal.hint)
-        certificate = _certificate(claim, "circuit", asked, limits)
+        try:
+            claim, certificate = _certificate(claim, "circuit", asked, limits)
+        except FormatError as error:
+            raise CompileError(f"dtype = {limits.form.name!r}: {error}. Leave dtype at 'float64'.") from error
         attempts.append(("circuit", proposal.length, str(certificate.status)))
         if certificate.proved:
             return Compiled(claim, certificate, "circuit", proposal.grid, attempts=tuple(attempts))
@@ -139,7 +151,7 @@ def _by_proposal(asked: _Asked, method: str, limits: Limits) -> Compiled:
 
 def _of_proposal(proposal: SequenceProposal, asked: _Asked, method: str, limits: Limits) -> Compiled:
     claim = Claim(proposal.model, proposal.prefix, proposal.target, proposal.domain, proposal.eps, cuts=proposal.cuts)
-    certificate = _certificate(claim, method, asked, limits)
+    claim, certificate = _certificate(claim, method, asked, limits)
     if not certificate.proved:
         late = "The time limit passed: pass a larger time_limit or a larger eps" if limits.passed else ""
         raise NotProvedError(certificate=certificate, status=str(certificate.status), eps=proposal.eps, next_step=late)
@@ -147,12 +159,18 @@ def _of_proposal(proposal: SequenceProposal, asked: _Asked, method: str, limits:
     return Compiled(claim, certificate, method, proposal.grid, attempts=attempts)
 
 
-def _certificate(claim: Claim, method: str, asked: _Asked, limits: Limits) -> Certificate:
-    """The kernel's, with what tracing assumed."""
+def _certificate(claim: Claim, method: str, asked: _Asked, limits: Limits) -> tuple[Claim, Certificate]:
+    """The claim, rounded to a format narrower than float64 if that was asked for, and the kernel's certificate with what tracing assumed: of
+    float64, or of the format where that is not proved. Raises FormatError."""
     words = f"proving {claim.prefix.length} tokens ({method})"
     asked.report(0.0, words)
-    found = prove(claim, seconds=limits.seconds_left, progress=lambda done, _: asked.report(done, words))
-    return replace(found, assumptions=found.assumptions + asked.assumptions)
+    options = {"seconds": limits.seconds_left, "progress": lambda done, _: asked.report(done, words)}
+    if limits.form.precision == 53:
+        found = prove(claim, **options)
+    else:
+        narrow = prove_in_format(claim, limits.form, **options)
+        claim, found = narrow.claim, narrow.real if narrow.proved else narrow.certificate
+    return claim, replace(found, assumptions=found.assumptions + asked.assumptions)
 
 
 def _expressions(f: Any, domain: Sequences) -> tuple[Any, tuple[str, ...]]:

@@ -139,6 +139,9 @@ def test_wrong_points_are_refused(compiled):
         with pytest.raises(ValueError, match="expected"):
             module(torch.zeros(shape))
     gathered = compiled("gathered").to_torch()
+    with pytest.raises(ValueError, match="the certificate is about 2"):
+        gathered(torch.zeros(1, 3, 1))
+    gathered.tokens = None
     with pytest.raises(ValueError, match="positions"):
         gathered(torch.zeros(1, 3, 1))
 
@@ -166,7 +169,8 @@ def test_an_onnx_file_is_plain_checked_and_whole(compiled, tmp_path):
     assert [o.version for o in read.opset_import] == [17]
     notes = {p.key: p.value for p in read.metadata_props}
     assert notes["prefix_compiler.status"] == "proved"
-    assert float(notes["prefix_compiler.error_upper"]) == c.certificate.error_upper
+    stated = float(notes["prefix_compiler.error_upper"])  # kernels with a reciprocal included
+    assert c.certificate.error_upper <= stated <= c.certificate.error_upper * (1 + 1e-6)
     assert {n.op_type for n in read.graph.node} <= {"MatMul", "Add", "Softmax", "Identity"}
     with pytest.raises(ArtefactError, match="cannot be written"):
         c.to_onnx(tmp_path / "no such folder" / "c.onnx")

@@ -494,3 +494,16 @@ def slow_but_line(entry, key, **options):
     if entry.name != "line":
         threading.Event().wait(600)
     return compile_entry(entry, key, **options)
+
+
+def test_a_suite_for_float32_has_rows_of_its_own(tmp_path):
+    """Another format is another result; an unknown one is refused before anything is written."""
+    entries = [Entry("product", "x*y", (("x", 0.0, 1.0), ("y", 0.0, 1.0)))]
+    double = run_suite(entries, eps_rel=1e-3, out=tmp_path / "s", progress=False)
+    single = run_suite(entries, eps_rel=1e-3, out=tmp_path / "s", progress=False, dtype="float32")
+    assert double.all_proved
+    assert single.all_proved
+    assert double.rows[0].key != single.rows[0].key
+    with pytest.raises(SuiteError, match="dtype"):
+        run_suite(entries, eps_rel=1e-3, out=tmp_path / "t", dtype="float8")
+    assert not (tmp_path / "t").exists()

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,14 +48,14 @@ from verify.circuit_proof import (
     witness_among,
 )
 from verify.circuit_ranges import ranges
-from verify.circuit_stream import Heads, Refused, Stream, through_layers
+from verify.circuit_stream import Execution, Heads, Refused, Stream, through_layers
 from verify.expression import Expression
 from verify.gathered import first_layer, within_floats
 from verify.model import Prefix, Transformer
 from verify.sequences import Sequences
 from verify.target import ExpressionTarget
 
-__all__ = ["prove_circuit_on_sequences", "taking_part"]
+__all__ = ["bound_on_sequences", "prove_circuit_on_sequences", "taking_part"]
 
 
 @dataclass(frozen=True)
@@ -94,21 +95,31 @@ def prove_circuit_on_sequences(
                 return decided(eps, lower, witness)
             of_reasonable_size(hint, domain.flattened.dimension)
             heads = Heads(prefix, hint, ranges(hint.circuit, domain.flattened), eps, deadline, report)
-            upper = _bound(model, target, domain, heads)
+            upper = bound_on_sequences(model, target, domain, heads)
         except UNREADABLE as error:
             return decided(eps, lower, witness, refusal=str(error))
     route = "a posteriori: a circuit of single heads after a layer that gathers, each by Taylor models on boxes"
     return decided(eps, lower, witness, upper, heads.boxes, route)
 
 
-def _bound(model: Transformer, target: ExpressionTarget, domain: Sequences, heads: Heads) -> float:
+def bound_on_sequences(
+    model: Transformer,
+    target: ExpressionTarget,
+    domain: Sequences,
+    heads: Heads,
+    execution: Execution | None = None,
+    gathered: Callable[[Stream, int], Stream] = lambda stream, t: stream,
+) -> float:
+    """A bound of |model - target| for every sequence, for the real function, its float64 execution and one more. gathered: token t's stream
+    after layer 0, its errors enlarged to hold for that one. Raises Refused where the circuit does not lead there."""
     layout = _layout(model, heads.prefix, heads.hint, domain)
     box, k = domain.flattened, model.outputs
     worst, needed = 0.0, set[int]()
     for t in range(domain.T):
         stream, seen = _gathered(model, heads.prefix, domain, layout, t)
+        stream = gathered(stream, t)
         live = taking_part(heads.hint, layout.outputs, t)
-        through_layers(heads, stream, range(1, len(model.layers)), lambda i, live=live: i in live)
+        through_layers(heads, stream, range(1, len(model.layers)), lambda i, live=live: i in live, execution)
         needed |= {v for s in layout.outputs for v in stream.holds.get(s, [])}
         composed = _in_terms_of(circuit_outputs(heads.hint, list(layout.outputs), stream), seen)
         table = target.expression

@@ -38,7 +38,7 @@ from verify.domain import Box
 from verify.model import Head, Layer, Prefix, Transformer
 from verify.target import ExpressionTarget
 
-__all__ = ["Execution", "Heads", "Refused", "Stream", "through_layers"]
+__all__ = ["Execution", "Heads", "Reading", "Refused", "Stream", "through_layers"]
 
 _MOST = 4e149
 """Beyond this no read-out is looked at: no Box holds it."""
@@ -75,9 +75,9 @@ class Stream:
 
 
 @dataclass(frozen=True, eq=False)
-class _Reading:
+class Reading:
     """A head's logits <slopes, zhat> + biases, give or take slack, for zhat in [lo, hi], delta around the range of z; `executed` is what
-    those of the forward pass may be off by, beyond that."""
+    those of the forward pass may be off by, beyond that, and `sums` the relative error of its means' numerators and denominators."""
 
     slopes: Float[np.ndarray, "tokens m"]
     biases: Float[np.ndarray, " tokens"]
@@ -86,11 +86,29 @@ class _Reading:
     lo: Float[np.ndarray, " m"]
     hi: Float[np.ndarray, " m"]
     delta: Float[np.ndarray, " m"]
+    sums: float
 
     def content(self) -> bytes:
         """Everything a proof about it depends on."""
-        parts = (self.slopes, self.biases, self.slack, self.executed, self.lo, self.hi, self.delta)
+        parts = (
+            self.slopes,
+            self.biases,
+            self.slack,
+            self.executed,
+            self.lo,
+            self.hi,
+            self.delta,
+            np.array([self.sums]),
+        )
         return b"".join(np.ascontiguousarray(p).tobytes() for p in parts)
+
+    def logits(self) -> tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]:
+        """Bounds of the real function's logits for everything that may be read, lower and upper."""
+        middle, half = self.lo + (self.hi - self.lo) * 0.5, (self.hi - self.lo) * (0.5 + 8 * U)
+        centre, terms = self.slopes @ middle + self.biases, np.abs(self.slopes) @ np.abs(middle) + np.abs(self.biases)
+        m = len(self.lo) + 8
+        reach = (np.abs(self.slopes) @ half + self.slack) * (1 + gamma(m)) + gamma(m) * terms * UP
+        return centre - reach, centre + reach
 
 
 @dataclass
@@ -117,9 +135,14 @@ class Execution(Protocol):
     """One more execution of the model, beside the real function and float64's, for which the bounds of a stream are to hold."""
 
     def head(
-        self, keys: Float[np.ndarray, "tokens d"], values: Float[np.ndarray, " tokens"], stream: Stream
-    ) -> tuple[Float[np.ndarray, " tokens"], float]:
-        """Bounds of what it adds to the errors of a head's logits, and to that of its output. Raises Refused where there are none."""
+        self,
+        keys: Float[np.ndarray, "tokens d"],
+        values: Float[np.ndarray, " tokens"],
+        reading: Reading,
+        stream: Stream,
+    ) -> tuple[Float[np.ndarray, " tokens"], float, float]:
+        """Bounds of what it adds to the errors of a head's logits; of the relative error of the sums of weights and of weighted values; and of
+        what is lost of the output besides. Raises Refused where there are none."""
         ...
 
     def gamma(self, terms: int) -> float:
@@ -130,7 +153,7 @@ class Execution(Protocol):
         """Raise Refused where the stream leaves its range."""
         ...
 
-    def words(self, values: Float[np.ndarray, " tokens"], executed: Float[np.ndarray, " tokens"], output: float) -> str:
+    def words(self, values: Float[np.ndarray, " tokens"], reading: Reading) -> str:
         """How much of a head's error may be its rounding, for the message of a refusal."""
         ...
 
@@ -160,15 +183,15 @@ def through_layers(
             reading = _read(prefix.keys[l][h], i, heads, stream)
             values, output = prefix.values[l][h][:, s], 0.0
             if execution is not None:
-                executed, output = execution.head(prefix.keys[l][h], values, stream)
-                reading = replace(reading, executed=(reading.executed + executed) * UP)
+                executed, sums, output = execution.head(prefix.keys[l][h], values, reading, stream)
+                reading = replace(reading, executed=(reading.executed + executed) * UP, sums=max(reading.sums, sums))
             if live(i):
                 try:
                     added[s] += (_node(values, reading, i, heads) + output) * UP
                 except Refused as error:
                     if execution is None:
                         raise
-                    raise Refused(f"{error}; {execution.words(values, reading.executed, output)}") from error
+                    raise Refused(f"{error}; {execution.words(values, reading)}") from error
                 written[s] += heads.known[i].size
                 new.append((s, heads.variables + i))
             else:
@@ -189,14 +212,17 @@ def through_layers(
             raise Refused(f"layer {l}: what it computes is not known to stay within float64's range")
         everything = stream.size + stream.error + written + added
         count = len(prefix.keys[l]) + 3
-        step = gamma(count) if execution is None else max(gamma(count), execution.gamma(count))
+        step = np.full(d, gamma(count))
+        if execution is not None:  # where no head writes, zeros are added: that is exact
+            writers = np.sum([np.any(v != 0, axis=0) for v in prefix.values[l]], axis=0)
+            step = np.maximum(step, [execution.gamma(int(k) + 1) if k else 0.0 for k in writers])
         stream.error = (stream.error + added + step * everything) * UP
         stream.size = (stream.size + written) * UP
         if execution is not None:
             execution.holds(stream)
 
 
-def _read(keys: Float[np.ndarray, "tokens d"], i: int, heads: Heads, stream: Stream) -> _Reading:
+def _read(keys: Float[np.ndarray, "tokens d"], i: int, heads: Heads, stream: Stream) -> Reading:
     """The head of node i as a function of what the node reads."""
     hint, known, n = heads.hint, heads.known, heads.variables
     node = hint.circuit.nodes[i]
@@ -241,7 +267,7 @@ def _read(keys: Float[np.ndarray, "tokens d"], i: int, heads: Heads, stream: Str
     lo, hi = grown(*known[i].reads, delta)
     if not (np.abs(lo) < _MOST).all() or not (np.abs(hi) < _MOST).all():
         raise Refused(f"node {i}: what it reads is not known to be bounded")
-    return _Reading(fit[:, :m], fit[:, m], slack, executed, lo, hi, delta)
+    return Reading(fit[:, :m], fit[:, m], slack, executed, lo, hi, delta, gamma(len(keys) + 2))
 
 
 def _folded(
@@ -257,7 +283,7 @@ def _folded(
     return own, gamma(len(ones)) * np.abs(some).sum(axis=1) * UP
 
 
-def _node(values: Float[np.ndarray, " tokens"], reading: _Reading, i: int, heads: Heads) -> float:
+def _node(values: Float[np.ndarray, " tokens"], reading: Reading, i: int, heads: Heads) -> float:
     """|head's contribution - n_i| for everything that may be read."""
     key = (i, values.tobytes() + reading.content())
     if key not in heads.done:
@@ -265,7 +291,7 @@ def _node(values: Float[np.ndarray, " tokens"], reading: _Reading, i: int, heads
     return heads.done[key]
 
 
-def _proved(values: Float[np.ndarray, " tokens"], reading: _Reading, i: int, heads: Heads) -> float:
+def _proved(values: Float[np.ndarray, " tokens"], reading: Reading, i: int, heads: Heads) -> float:
     node, eps, lo, hi = heads.hint.circuit.nodes[i], heads.eps, reading.lo, reading.hi
     head = AffineHead(
         slopes=reading.slopes,
@@ -277,7 +303,7 @@ def _proved(values: Float[np.ndarray, " tokens"], reading: _Reading, i: int, hea
         parameter_gamma=0.0,
         value_gamma=0.0,
         logit_gamma=0.0,
-        output_gamma=gamma(len(values) + 2),
+        output_gamma=reading.sums,
         logit_slack=reading.slack,
         executed_slack=reading.executed,
     )
@@ -311,11 +337,12 @@ def _single(
     return Bisection(cast("Any", claim), head, boxes, None, deadline).run(0.05)
 
 
-def _silent(values: Float[np.ndarray, " tokens"], reading: _Reading) -> float:
+def _silent(values: Float[np.ndarray, " tokens"], reading: Reading) -> float:
     """A bound of |sum_j w_j V_j| for everything that may be read, exact and executed.
 
     For any token b, w_j <= e^{s_j - s_b} and w_b <= 1. The execution rounds each difference from the largest logit by u 700 at most (below that
-    it clamps, which adds 1.1e-304 to a weight of a sum >= 1), exp by 8u, and the means by gamma_{2 tokens + 8}, relative to sum_j w_j |V_j|.
+    it clamps, which adds 1.1e-304 to a weight of a sum >= 1), exp by 8u, and the means by gamma_{2 tokens + 8}, relative to sum_j w_j |V_j|;
+    another's logits by reading.executed, exp and differences included, and its means by 2 reading.sums.
     """
     middle = reading.lo + (reading.hi - reading.lo) * 0.5
     b = int(np.argmax(reading.slopes @ middle + reading.biases))
@@ -329,4 +356,4 @@ def _silent(values: Float[np.ndarray, " tokens"], reading: _Reading) -> float:
     share[b] = 1.0
     count = len(values)
     bound = ((share + 3e-304) * np.abs(values)).sum()
-    return float(bound * (1 + 4 * gamma(2 * count + 16)) + TINY)
+    return float(bound * (1 + 4 * max(gamma(2 * count + 16), reading.sums)) + TINY)

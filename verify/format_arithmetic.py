@@ -27,14 +27,38 @@ class FloatFormat:
     precision: bits of the significand, the leading one included, so that rounding to nearest is within unit = 2^-precision relative;
     smallest_normal, largest: its range; exp_units: exp is within so many units of round-off, a number below 1/2 of them per place
     ("ulp") being 2; block: an execution may compute the softmax block by block and rescale once per so many tokens, at most.
+
+    Everything is done in float64, whose numbers these have to be. Raises FormatError for anything else.
     """
 
     name: str
     precision: int
     smallest_normal: float
     largest: float
-    exp_units: int
+    exp_units: float
     block: int = 32
+
+    def __post_init__(self) -> None:
+        least, most = 2.0**-1022, float(np.finfo(np.float64).max)
+        whole = {"precision": (self.precision, 2, 53), "block": (self.block, 1, 2**53)}
+        real = {
+            "smallest_normal": (self.smallest_normal, least, 1.0),
+            "largest": (self.largest, 1.0, most),
+            "exp_units": (self.exp_units, 0, math.inf),
+        }
+        if not isinstance(self.name, str) or not self.name:
+            raise FormatError(f"format: name = {self.name!r}, expected text")
+        for name, (given, low, high) in (*whole.items(), *real.items()):
+            allowed = (int, np.integer) if name in whole else (int, float, np.integer, np.floating)
+            if isinstance(given, bool) or not isinstance(given, allowed) or not low <= given <= high:
+                kind = "a whole number" if name in whole else "a number"
+                raise FormatError(
+                    f"format {self.name!r}: {name} = {given!r}, expected {kind} in [{low:.4g}, {high:.4g}]"
+                )
+        if not self.exp_units * self.unit <= 0.25:
+            raise FormatError(
+                f"format {self.name!r}: exp_units = {self.exp_units!r} units of 2^-{self.precision} are more than a quarter: nothing is known"
+            )
 
     @property
     def unit(self) -> float:
@@ -47,7 +71,9 @@ class FloatFormat:
         return (
             f"{self.name} execution: inputs and parameters rounded to {self.name}; every operation rounds to nearest with unit round-off "
             f"2^-{self.precision}, results below {self.smallest_normal:.2g} may be lost; sums in any order, accumulated in {self.name} or better "
-            f"(no TF32); exp, or exp2 of rescaled logits, within {self.exp_units} units of round-off; a softmax may be computed in blocks of "
+            "(no TF32, alone or three times, in matrix products or inside attention kernels: "
+            "torch.set_float32_matmul_precision neither 'high' nor 'medium'); exp, or exp2 of rescaled logits, fused or not, "
+            f"within {self.exp_units} units of round-off; division, or a product with a reciprocal; a softmax may be computed in blocks of "
             f"{self.block} tokens or more (the bound on the real function does not need this)"
         )
 

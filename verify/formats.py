@@ -6,13 +6,15 @@ bounded in `format_head` and `format_circuit` with the format's unit round-off i
 
     |execution - f| <= |model with rounded parameters - f| + |execution - model with rounded parameters| <= eps
 
-has to be shown; where it cannot, the two terms say why ("the format cannot hold eps").
+has to be shown; where it cannot, the two terms say why ("the format cannot hold eps"). float64 is the format of `prove`, for an execution as
+in `verify.model.forward`; other kernels that run in float64 are bounded in the same way (`prove_in_blocks`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from verify.affine import UnsupportedModelError
 from verify.bisection import Progress
@@ -30,6 +32,7 @@ from verify.format_arithmetic import (
 )
 from verify.format_circuit import prove_circuit_in
 from verify.format_head import Executed, executed_in, rounding_on_boxes, rounding_on_domain
+from verify.format_sequences import prove_circuit_on_sequences_in
 from verify.prove import Claim, prove
 from verify.sequences import Sequences
 from verify.target import ExpressionTarget, GridTarget
@@ -43,6 +46,8 @@ __all__ = [
     "FormatError",
     "InFormat",
     "cast_claim",
+    "format_named",
+    "prove_in_blocks",
     "prove_in_format",
 ]
 
@@ -83,7 +88,7 @@ def cast_claim(claim: Claim, form: FloatFormat) -> Claim:
 
 def prove_in_format(
     claim: Claim,
-    form: FloatFormat | str,
+    form: FloatFormat | Any,
     *,
     max_boxes: int = 200_000,
     seconds: float = math.inf,
@@ -91,37 +96,61 @@ def prove_in_format(
 ) -> InFormat:
     """Prove that the model, parameters rounded to the format and executed in it, is within eps of the target.
 
-    form: a format or its name in `FORMATS`. max_boxes, seconds: for each of the two proofs; undecided beyond. Raises FormatError for an
-    unknown name and for parameters that the format cannot represent.
+    form: a format, or one of `FORMATS` by its name or type (torch.float32). max_boxes, seconds: for each of the two proofs; undecided
+    beyond. Raises FormatError for an unknown name and for parameters that the format cannot represent.
     """
-    form = _named(form)
+    form = format_named(form)
     cast = cast_claim(claim, form)
     options = {"max_boxes": max_boxes, "seconds": seconds, "progress": progress}
     real = prove(cast, tightness=0.5, **options)
-    if form.precision == 53:
+    if form == FLOAT64:
         return InFormat(form, cast, real, real)
     if not real.proved:
         return InFormat(form, cast, real, _parameters_miss(real, form))
-    if isinstance(cast.domain, Sequences):
-        return InFormat(form, cast, real, _undecided(real, form, "sequences are handled in float64 alone"))
-    if cast.circuit is not None and isinstance(cast.domain, Box) and isinstance(cast.target, ExpressionTarget):
-        parts = (cast.model, cast.prefix, cast.target, cast.domain, cast.eps, cast.circuit, form)
-        found = prove_circuit_in(*parts, seconds=seconds, progress=progress)
-        if found.proved:
-            return InFormat(form, cast, real, _executed(found, real, form))
-        return InFormat(form, cast, real, _undecided(real, form, found.reason))
-    try:
-        return InFormat(form, cast, real, _single_head(cast, real, form, max_boxes, seconds, progress))
-    except UnsupportedModelError as error:
-        return InFormat(form, cast, real, _undecided(real, form, str(error)))
+    return InFormat(form, cast, real, _execution(cast, real, form, max_boxes, seconds, progress))
 
 
-def _named(form: FloatFormat | str) -> FloatFormat:
+def prove_in_blocks(claim: Claim, real: Certificate, *, seconds: float = math.inf) -> Certificate:
+    """A certificate of the float64 execution that covers attention kernels too, from one that does not.
+
+    `prove` assumes exp and a division, as in `forward`. Kernels compute the softmax in blocks, with exp2 and a reciprocal; the assumption
+    of the certificate that is returned is then `FLOAT64.execution`. Where that cannot be shown, or nothing is proved, `real` is returned.
+    """
+    if not real.proved:
+        return real
+    found = _execution(claim, real, FLOAT64, 200_000, seconds, None)
+    return found if found.proved else real
+
+
+def format_named(form: Any) -> FloatFormat:
+    """A format by itself, its name, or what is written like it (torch.float32, numpy.float32). Raises FormatError for anything else."""
     if isinstance(form, FloatFormat):
         return form
-    if form not in FORMATS:
+    name = form.__name__ if isinstance(form, type) else str(form).removeprefix("torch.")
+    if name not in FORMATS:
         raise FormatError(f"format: {form!r} is unknown. Pass one of {', '.join(FORMATS)}.")
-    return FORMATS[form]
+    return FORMATS[name]
+
+
+def _execution(
+    cast: Claim, real: Certificate, form: FloatFormat, max_boxes: int, seconds: float, progress: Progress | None
+) -> Certificate:
+    """What is proved of the execution of parameters that are numbers of the format, whose real function holds eps."""
+    if cast.circuit is not None and isinstance(cast.target, ExpressionTarget):
+        where = (cast.model, cast.prefix, cast.target)
+        what = (cast.eps, cast.circuit, form)
+        if isinstance(cast.domain, Sequences):
+            found = prove_circuit_on_sequences_in(*where, cast.domain, *what, seconds=seconds, progress=progress)
+        else:
+            assert isinstance(cast.domain, Box)
+            found = prove_circuit_in(*where, cast.domain, *what, seconds=seconds, progress=progress)
+        return _executed(found, real, form) if found.proved else _undecided(real, form, found.reason)
+    if isinstance(cast.domain, Sequences):
+        return _undecided(real, form, "sequences are handled in float64 alone, but for circuits")
+    try:
+        return _single_head(cast, real, form, max_boxes, seconds, progress)
+    except UnsupportedModelError as error:
+        return _undecided(real, form, str(error))
 
 
 def _single_head(
@@ -135,13 +164,15 @@ def _single_head(
             real, form, f"sums of {len(done.head.biases)} terms accumulated in {form.name} have no bound at all"
         )
     over_all = rounding_on_domain(cast, done, form)
+    upper = (real.error_upper + over_all) * (1 + 1e-12)
+    if form == FLOAT64 and upper <= cast.eps:  # so small that nothing is to be gained
+        return _executed(replace(real, error_upper=upper, rounding=over_all), real, form)
     by_boxes = done.in_boxes is not None and done.lost < 0.5 * cast.eps and not done.head.data_tokens
     if by_boxes and isinstance(cast.target, ExpressionTarget | GridTarget):
         most = min(max_boxes, _MORE_BOXES * real.boxes + 2000)
         found = rounding_on_boxes(cast, done, most, seconds, progress)
         if found.proved:
             return _executed(_with_lost(found, cast.eps, done, over_all), real, form)
-    upper = (real.error_upper + over_all) * (1 + 1e-12)
     if (
         not upper <= cast.eps and (real.error_lower + over_all) * (1 + 1e-8) < cast.eps
     ):  # nearer to the truth, it may do

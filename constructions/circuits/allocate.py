@@ -1,7 +1,7 @@
 """How many tokens each node gets: the fewest in total for which the errors, times their sensitivities, stay within eps.
 
 A knapsack with one choice per node, solved exactly by dynamic programming over total tokens (small integers). Rungs are dear and are
-found only where they can matter: an unknown rung is taken to cost nothing, and while the optimum of that optimistic table is shorter
+found only where they can matter: an unknown rung is taken to cost its ladder's `least`, nothing in float64, and while the optimum of that optimistic table is shorter
 than the best allocation of known rungs, the unknown rungs it uses are looked up.
 """
 
@@ -40,8 +40,10 @@ def allocate(ladders: Sequence[Ladder], sensitivities: Sequence[float], eps: flo
             for ladder, s, last in zip(ladders, sensitivities, known, strict=True)
         ]
         hopeful = [
-            choices if last >= ladder.most or (choices and choices[-1][1] == 0.0) else [*choices, (last + 1, 0.0)]
-            for choices, ladder, last in zip(certain, ladders, known, strict=True)
+            choices
+            if last >= ladder.most or (choices and choices[-1][1] <= s * ladder.least)
+            else [*choices, (last + 1, s * ladder.least)]
+            for choices, ladder, s, last in zip(certain, ladders, sensitivities, known, strict=True)
         ]
         best, found = _cheapest(hopeful, eps), _cheapest(certain, eps)
         if best is None:

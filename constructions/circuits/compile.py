@@ -6,10 +6,14 @@
 4. ladders   for each node, the error of its best head of 1, 2, 3, ... tokens (`library`)
 5. allocate  tokens to nodes so that sum of sensitivity times error is within eps, as few as possible (`allocate`)
 6. lower     slots, layers, keys and values on the universal backbone (`lower.lower`)
+
+For a format narrower than float64 the ladders of step 4 are its own (`arithmetic`): rounding counts as error does, so heads have moderate
+values, at about the same length. What cannot be held is refused by the least that such ladders round by, before any head is searched for.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +24,7 @@ import sympy as sp
 from jaxtyping import Float
 
 from constructions.circuits.allocate import allocate
+from constructions.circuits.arithmetic import Arithmetic, arithmetic_of
 from constructions.circuits.candidates import circuits_for
 from constructions.circuits.clamp import clamped
 from constructions.circuits.ir import IR, Z1, Z2, Node, to_circuit
@@ -28,10 +33,13 @@ from constructions.circuits.library import heads_for
 from constructions.circuits.lower import Lowered, NodeTokens, lower, normalised
 from constructions.circuits.products import product_heads
 from constructions.circuits.sensitivity import sensitivities_and_margins
+from constructions.errors import EpsilonError
 from constructions.proposal import Term
 from verify import Box
 from verify.circuit import Circuit
 from verify.circuit_ranges import NodeRange, ranges, variation
+from verify.format_arithmetic import FLOAT64 as FLOAT64_FORMAT
+from verify.format_arithmetic import FloatFormat
 
 __all__ = ["CircuitProposal", "propose_circuits"]
 
@@ -39,6 +47,8 @@ _TRIED = 6
 """Candidate circuits whose heads are worked out."""
 _SHARES = (0.88, 0.7, 0.5, 0.35)
 """Of eps, given to the heads: the kernel's bounds are not first-order, and float64 rounds."""
+_HALVINGS = 6
+"""Steps towards the smallest eps that a refusal names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,25 +100,76 @@ def propose_circuits(
     *,
     max_tokens: int,
     deadline: float,
+    form: FloatFormat = FLOAT64_FORMAT,
 ) -> Iterator[CircuitProposal]:
-    """Circuits whose sampled error budget is within eps: shortest first, then the same again with more room."""
+    """Circuits whose sampled error budget is within eps: shortest first, then the same again with more room.
+
+    form: the format their heads are chosen for. Raises EpsilonError, with numbers, where a format narrower than float64 does not hold eps.
+    """
+    arithmetic = arithmetic_of(form)
     plans = [
         p
         for ir in circuits_for(expressions, symbols, domain, limit=_TRIED)
         if (p := _planned(ir, domain, eps)) is not None
     ]
+    if plans and not arithmetic.apart:
+        nearest = min(plans, key=lambda plan: _least(plan, arithmetic))
+        if eps < _least(nearest, arithmetic) < math.inf:  # said before any head is searched for
+            raise _not_held(eps, 1.5 * _attainable(nearest, domain, eps, arithmetic), arithmetic)
     given: set[tuple[int, tuple[tuple[int, float, float], ...]]] = set()
     for share in _SHARES:
         made = []
         for plan in plans:
             if time.monotonic() > deadline:
                 break
-            found = _allocated(plan, domain, eps * share, eps)
+            found = _allocated(plan, domain, eps * share, arithmetic)
             if found is not None and found.length <= max_tokens and (id(plan), found.budget) not in given:
                 given.add((id(plan), found.budget))
                 made.append(found)
         made.sort(key=lambda p: (p.length, len(p.lowered.model.layers)))
         yield from made
+    if not given and not arithmetic.apart and time.monotonic() < deadline:
+        reach = [r for plan in plans if math.isfinite(r := _reach(plan, arithmetic)) and r > eps * _SHARES[0]]
+        if reach:
+            raise _not_held(eps, min(reach) / _SHARES[0], arithmetic)
+
+
+def _not_held(eps: float, reachable: float, arithmetic: Arithmetic) -> EpsilonError:
+    cause = f"rounding of {arithmetic.name} in the heads of a circuit"
+    return EpsilonError(value=eps, reachable=reachable * 1.05, dominating=cause, form=arithmetic.name)
+
+
+def _least(plan: _Planned, arithmetic: Arithmetic) -> float:
+    """What no heads of a plan are expected to fall below; nothing is searched for it."""
+    try:
+        ladders = _ladders(plan, arithmetic)
+    except (ValueError, sp.PolynomialError):
+        return math.inf
+    sizes = [arithmetic.least(r.size) for r in plan.known]
+    return plan.lost + sum(
+        w * (ladder.least + size) for w, ladder, size in zip(plan.weights, ladders, sizes, strict=True)
+    )
+
+
+def _attainable(plan: _Planned, domain: Box, eps: float, arithmetic: Arithmetic) -> float:
+    """The smallest eps, roughly, that is not below what the heads are expected to reach: with a larger one nodes of infinite slope get more
+    room, and matter less."""
+    low, high = eps, _least(plan, arithmetic)
+    for _ in range(_HALVINGS if any(plan.margins) and math.isfinite(high) else 0):
+        middle = math.sqrt(low * high)
+        again = _planned(plan.ir, domain, middle)
+        within = again is not None and _least(again, arithmetic) <= middle
+        low, high = (low, middle) if within else (middle, high)
+    return high
+
+
+def _reach(plan: _Planned, arithmetic: Arithmetic) -> float:
+    """The smallest error that the ladders of a plan reach; inf where there is a node without."""
+    try:
+        ladders = _ladders(plan, arithmetic)
+    except (ValueError, sp.PolynomialError):
+        return math.inf
+    return plan.lost + sum(w * ladder.error(ladder.most) for w, ladder in zip(plan.weights, ladders, strict=True))
 
 
 def _planned(ir: IR, domain: Box, eps: float) -> _Planned | None:
@@ -134,13 +195,18 @@ def _planned(ir: IR, domain: Box, eps: float) -> _Planned | None:
     return _Planned(plain, served, circuit, known, weights, margins, lost)
 
 
-def _allocated(plan: _Planned, domain: Box, budget: float, eps: float) -> CircuitProposal | None:
+def _ladders(plan: _Planned, arithmetic: Arithmetic) -> list[Ladder]:
+    """A ladder for every node. Raises ValueError or PolynomialError where there is none."""
+    return [
+        _ladder(node, *_served(known, margin), arithmetic)
+        for node, known, margin in zip(plan.served.nodes, plan.known, plan.margins, strict=True)
+    ]
+
+
+def _allocated(plan: _Planned, domain: Box, budget: float, arithmetic: Arithmetic) -> CircuitProposal | None:
     """Heads for every node, or None where they cannot be had within the budget."""
     try:
-        ladders = [
-            _ladder(node, *_served(known, margin))
-            for node, known, margin in zip(plan.served.nodes, plan.known, plan.margins, strict=True)
-        ]
+        ladders = _ladders(plan, arithmetic)
     except (
         ValueError,
         sp.PolynomialError,
@@ -166,15 +232,15 @@ def _allocated(plan: _Planned, domain: Box, budget: float, eps: float) -> Circui
     return CircuitProposal(lowered, plan.ir, entries)
 
 
-def _ladder(node: Node, lo: np.ndarray, hi: np.ndarray) -> Ladder:
+def _ladder(node: Node, lo: np.ndarray, hi: np.ndarray, arithmetic: Arithmetic) -> Ladder:
     """The heads for a node: of one variable, or the product of two."""
     if len(lo) == 1:
-        return heads_for(node.function, float(lo[0]), float(hi[0]))
+        return heads_for(node.function, float(lo[0]), float(hi[0]), arithmetic=arithmetic)
     product = sp.Poly(node.function, Z1, Z2)
     factor = product.coeff_monomial(Z1 * Z2)
     if product.total_degree() != 2 or sp.expand(node.function - factor * Z1 * Z2 - product.coeff_monomial(1)) != 0:
         raise ValueError(f"{node.function} is not a product")
-    return product_heads(lo, hi, factor=float(factor))
+    return product_heads(lo, hi, factor=float(factor), arithmetic=arithmetic)
 
 
 def _constant(node: Node) -> float:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from constructions.circuits.arithmetic import FLOAT64, Arithmetic
 from constructions.circuits.rungs import Rung
 
 __all__ = ["cache_folder", "load", "store"]
@@ -44,8 +45,8 @@ def _path(folder: Path, key: str, tokens: int) -> Path:
     return folder / f"{digest}.json"
 
 
-def load(folder: Path | None, key: str, tokens: int, dimension: int) -> Rung | None:
-    """The stored rung, or None if there is none that fits."""
+def load(folder: Path | None, key: str, tokens: int, dimension: int, arithmetic: Arithmetic = FLOAT64) -> Rung | None:
+    """The stored rung, or None if there is none that fits. arithmetic: what it was searched for, which the key says as well."""
     if folder is None:
         return None
     try:
@@ -66,7 +67,7 @@ def load(folder: Path | None, key: str, tokens: int, dimension: int) -> Rung | N
     if not all(np.isfinite(a).all() for a in arrays) or not (error >= 0 and rounding >= 0):
         return None
     slopes, biases, values, factors = arrays
-    return Rung(slopes, biases, values, factors, error, rounding)
+    return Rung(slopes, biases, values, factors, error, rounding, arithmetic)
 
 
 def store(folder: Path | None, key: str, tokens: int, rung: Rung) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from constructions.circuits.free_keys import projected_cost
-from constructions.circuits.rungs import RIDGE, Fit, Rung
+from constructions.circuits.rungs import Fit, Rung
 from constructions.sharp.families import exponents
 from constructions.sharp.samples import Samples
 from constructions.sharp.starts import members
@@ -24,7 +24,7 @@ def key_starts(
     families = [exponents(member, tokens) for member in members(samples)]
     slopes = np.array([s for s, _ in families])[..., None]
     biases = np.array([b for _, b in families])
-    cost = projected_cost(fit.points, fit.targets, fit.free, slopes, biases, ridge=RIDGE)
+    cost = projected_cost(fit.points, fit.targets, fit.free, slopes, biases, ridge=fit.arithmetic.ridge)
     best = np.argsort(cost, kind="stable")[:_FROM_FAMILIES]
     chosen = [(slopes[i, :, 0], biases[i]) for i in best]
     rng = np.random.default_rng(tokens)

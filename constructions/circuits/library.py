@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from constructions.circuits.arithmetic import FLOAT64, Arithmetic
 from constructions.circuits.canonical import Canonical, canonical
 from constructions.circuits.head_cache import cache_folder, load, store
 from constructions.circuits.key_starts import key_starts
-from constructions.circuits.ladder import ENOUGH, Ladder, NodeHead, Rungs
-from constructions.circuits.rungs import ERROR_SHARE, PLACED_SHARE, ROUNDING_SHARE, Fit, Rung, measure, search, tamed
+from constructions.circuits.ladder import Ladder, NodeHead, PlacedLadder, Rungs
+from constructions.circuits.rungs import Fit, Rung, measure, search, tamed
 from constructions.parse import parse_expression
 from constructions.sharp.minimax import propose_minimax
 from constructions.sharp.samples import Samples, sample
@@ -30,11 +31,18 @@ MOST_TOKENS = 100
 _CHECKS = 2001
 
 
-def heads_for(function: sp.Expr | Expression, lo: float, hi: float, *, modulo_affine: bool = False) -> NodeLadder:
+def heads_for(
+    function: sp.Expr | Expression,
+    lo: float,
+    hi: float,
+    *,
+    modulo_affine: bool = False,
+    arithmetic: Arithmetic = FLOAT64,
+) -> NodeLadder:
     """The ladder of heads for a function of one variable on [lo, hi].
 
     modulo_affine: heads may leave out any affine function alpha u + beta of the argument, which the nodes that read this one add for
-    free; each `NodeHead` says which. Raises ValueError for more than one variable, or an empty or infinite box.
+    free; each `NodeHead` says which. arithmetic: where they are to run. Raises ValueError for more than one variable, or an empty or infinite box.
     """
     if isinstance(function, Expression):
         if len(function.outputs) != 1:
@@ -42,7 +50,9 @@ def heads_for(function: sp.Expr | Expression, lo: float, hi: float, *, modulo_af
         parsed = parse_expression(str(function), function.variables)
         function = parsed[0] if isinstance(parsed, list) else parsed
     problem = canonical(_primitive(sp.sympify(function)), *_snapped(float(lo), float(hi)), affine=modulo_affine)
-    return NodeLadder(problem, float(lo), float(hi), _rungs(problem.function, modulo_affine, cache_folder()))
+    return NodeLadder(
+        problem, float(lo), float(hi), _rungs(problem.function, modulo_affine, cache_folder(), arithmetic)
+    )
 
 
 def _primitive(e: Any) -> Any:
@@ -85,35 +95,23 @@ def estimate(
     return first + int(np.ceil(np.log(ladder.error(first) / tolerance) / rate)) if np.isfinite(rate) else 10**6
 
 
-class NodeLadder(Ladder):
+class NodeLadder(PlacedLadder["_OneVariable"]):
     """The ladder of a canonical problem in the coordinates of one node."""
 
     most = MOST_TOKENS
 
     def __init__(self, problem: Canonical, lo: float, hi: float, rungs: _OneVariable) -> None:
-        self.problem, self.lo, self.hi, self.rungs = problem, lo, hi, rungs
+        super().__init__(rungs)
+        self.problem, self.lo, self.hi = problem, lo, hi
+        self.least = self.scale() * rungs.arithmetic.floor
 
-    def error(self, tokens: int) -> float:
-        if tokens < 1:
-            return np.inf
-        scale = abs(self.problem.scale)
-        return scale * self.rungs.unit * self.rungs.rung(tokens).tolerance if scale * self.rungs.unit else 0.0
+    def scale(self) -> float:
+        return abs(self.problem.scale) * self.rungs.unit
 
-    def head(self, tolerance: float) -> NodeHead | None:
-        shortest = self.tokens(tolerance)
-        if shortest is None:
-            return None
-        scale = abs(self.problem.scale) * self.rungs.unit
-        for tokens in range(shortest, min(shortest + 3, self.most) + 1):
-            head = self._placed(
-                self.rungs.tamed(self.rungs.rung(tokens), tolerance / scale) if scale else self.rungs.rung(tokens)
-            )
-            # placed in the node's own coordinates it rounds differently
-            if head.error <= PLACED_SHARE * tolerance and head.rounding <= 2 * ROUNDING_SHARE * tolerance:
-                return head
-        return None
+    def tamed(self, rung: Rung, tolerance: float) -> Rung:
+        return self.rungs.tamed(rung, tolerance)
 
-    def _placed(self, rung: Rung) -> NodeHead:
+    def placed(self, rung: Rung) -> NodeHead:
         """From t to u = centre + radius t, from g to f; measured again as stored."""
         problem, unit = self.problem, self.rungs.unit
         slopes = rung.slopes / problem.radius
@@ -131,22 +129,22 @@ class NodeLadder(Ladder):
         t = (u - problem.centre) / problem.radius
         wanted = problem.scale * problem.evaluate(t) + problem.offset
         wanted = wanted - constant - factor * t if problem.affine else wanted
-        error, rounding = measure(u[:, None], wanted, slopes, biases, values)
+        error, rounding = measure(u[:, None], wanted, slopes, biases, values, self.rungs.arithmetic)
         box = np.array([self.lo]), np.array([self.hi])
         return NodeHead(slopes, biases, values, error, *box, np.array([alpha]), float(beta), rounding)
 
 
 @lru_cache(maxsize=4096)
-def _rungs(function: sp.Expr, affine: bool, folder: Path | None) -> _OneVariable:
+def _rungs(function: sp.Expr, affine: bool, folder: Path | None, arithmetic: Arithmetic) -> _OneVariable:
     """One set of rungs for all nodes with this canonical problem."""
-    return _OneVariable(Canonical(function, affine), folder)
+    return _OneVariable(Canonical(function, affine), folder, arithmetic)
 
 
 class _OneVariable(Rungs):
     """g = line + unit y on [-1, 1]; the rungs are heads for y, |y| <= 1."""
 
-    def __init__(self, problem: Canonical, folder: Path | None) -> None:
-        super().__init__(problem.key, 1, SEARCHED_TOKENS, folder)
+    def __init__(self, problem: Canonical, folder: Path | None, arithmetic: Arithmetic) -> None:
+        super().__init__(problem.key, 1, SEARCHED_TOKENS, folder, arithmetic)
         self._long: list[Rung] = []
         self._ended = False
         self.problem = problem
@@ -179,7 +177,8 @@ class _OneVariable(Rungs):
         return self._samples
 
     def search(self, tokens: int, below: Rung | None) -> Rung:
-        flat = Rung(np.zeros((1, 1)), np.zeros(1), np.zeros(1), np.zeros(1), 0.0 if self.unit == 0.0 else 1.0, 0.0)
+        flat_error = 0.0 if self.unit == 0.0 else 1.0
+        flat = Rung(np.zeros((1, 1)), np.zeros(1), np.zeros(1), np.zeros(1), flat_error, 0.0, self.arithmetic)
         if not self.finite:
             return replace(flat, error=np.inf)
         if tokens == 1 or self.unit == 0.0:
@@ -199,7 +198,7 @@ class _OneVariable(Rungs):
         t = np.unique(np.concatenate([samples.working(count, 0.01 * guess)[0], ends, -ends]))
         checks = samples.t[:: max(1, len(samples.t) // 4000)]
         wanted = self.normalised(checks)
-        return Fit(t[:, None], self.normalised(t), checks[:, None], wanted, self.problem.affine)
+        return Fit(t[:, None], self.normalised(t), checks[:, None], wanted, self.problem.affine, self.arithmetic)
 
     def tamed(self, rung: Rung, tolerance: float) -> Rung:
         """Smaller values where the tolerance (of y) allows."""
@@ -211,12 +210,12 @@ class _OneVariable(Rungs):
     def rung(self, tokens: int) -> Rung:
         """Also beyond the searched rungs: heads for tolerances that fall by four from the last of them."""
         best = super().rung(min(tokens, SEARCHED_TOKENS))
-        if tokens <= SEARCHED_TOKENS or best.tolerance <= ENOUGH or not np.isfinite(best.tolerance):
+        if tokens <= SEARCHED_TOKENS or best.tolerance <= self.arithmetic.enough or not np.isfinite(best.tolerance):
             return best
         while not self._ended and (not self._long or self._long[-1].tokens <= tokens):
             aim = (self._long[-1] if self._long else best).tolerance / 4.0
             # one tolerance may be missed where a smaller one is met
-            tries = (self.within(aim / share) for share in (1.0, 2.0, 5.0) if aim / share > ENOUGH)
+            tries = (self.within(aim / share) for share in (1.0, 2.0, 5.0) if aim / share > self.arithmetic.enough)
             found = next((rung for rung in tries if rung is not None), None)
             self._ended = found is None
             if found is not None:
@@ -228,7 +227,7 @@ class _OneVariable(Rungs):
         if not self.finite or self.unit == 0.0 or self.samples is None:
             return None
         key = f"{self.key} within {float(tolerance).hex()}"
-        known = load(self.folder, key, MOST_TOKENS, 1)
+        known = load(self.folder, key, MOST_TOKENS, 1, self.arithmetic)
         if known is not None:
             return known
         # the linear part that suits the longest searched rung suits longer ones about as well
@@ -239,11 +238,12 @@ class _OneVariable(Rungs):
             lambda t: (self.normalised(t) - factors[0] * t)[:, None],
             -1.0,
             1.0,
-            ERROR_SHARE * tolerance,
+            self.arithmetic.error_share * tolerance,
             max_tokens=MOST_TOKENS,
         ):
             arrays = proposal.slopes, proposal.biases, proposal.values[:, 0]
-            rung = Rung(*arrays, factors, *measure(checks[:, None], wanted, *arrays))
+            found = measure(checks[:, None], wanted, *arrays, self.arithmetic)
+            rung = Rung(*arrays, factors, *found, self.arithmetic)
             if rung.tolerance <= tolerance:
                 store(self.folder, key, MOST_TOKENS, rung)
                 return rung

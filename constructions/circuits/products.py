@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from constructions.circuits.arithmetic import FLOAT64, Arithmetic
 from constructions.circuits.head_cache import cache_folder
-from constructions.circuits.ladder import Ladder, NodeHead, Rungs
-from constructions.circuits.rungs import PLACED_SHARE, ROUNDING_SHARE, Fit, Rung, measure, search, tamed
+from constructions.circuits.ladder import NodeHead, PlacedLadder, Rungs
+from constructions.circuits.rungs import Fit, Rung, measure, search, tamed
 
 __all__ = ["ProductLadder", "product_heads"]
 
@@ -27,12 +28,17 @@ _STEPS = 256  # grid points of a ratio per unit, or of log(hi/lo) per doubling: 
 
 
 def product_heads(
-    lo: Float[np.ndarray, " 2"], hi: Float[np.ndarray, " 2"], *, factor: float = 1.0, modulo_affine: bool = False
+    lo: Float[np.ndarray, " 2"],
+    hi: Float[np.ndarray, " 2"],
+    *,
+    factor: float = 1.0,
+    modulo_affine: bool = False,
+    arithmetic: Arithmetic = FLOAT64,
 ) -> ProductLadder:
     """The ladder of heads for factor z1 z2 on the box [lo, hi].
 
     modulo_affine: heads may leave out an affine function of the two read-outs; each `NodeHead` says which.
-    Raises ValueError for an empty or infinite box.
+    arithmetic: where they are to run. Raises ValueError for an empty or infinite box.
     """
     lo, hi = np.asarray(lo, dtype=np.float64), np.asarray(hi, dtype=np.float64)
     if lo.shape != (2,) or hi.shape != (2,) or not np.isfinite(hi - lo).all() or not (lo < hi).all():
@@ -42,7 +48,7 @@ def product_heads(
         for a, b in zip(lo.tolist(), hi.tolist(), strict=True)
     ]
     centre, radii, ratios = (np.array(part) for part in zip(*sides, strict=True))
-    rungs = _rungs((float(ratios[0]), float(ratios[1])), modulo_affine, cache_folder())
+    rungs = _rungs((float(ratios[0]), float(ratios[1])), modulo_affine, cache_folder(), arithmetic)
     return ProductLadder(centre, radii, float(factor), modulo_affine, rungs)
 
 
@@ -63,39 +69,28 @@ def _widened(lo: float, hi: float) -> tuple[float, float, float]:
     return ratio * radius, radius, ratio
 
 
-class ProductLadder(Ladder):
+class ProductLadder(PlacedLadder["_Product"]):
     """The ladder of (s + p)(t + q) on [-1, 1]^2 in the coordinates of one node."""
 
     most = MOST_TOKENS
 
     def __init__(self, centre: np.ndarray, radii: np.ndarray, factor: float, affine: bool, rungs: _Product) -> None:
-        self.centre, self.radii, self.factor, self.affine, self.rungs = centre, radii, factor, affine, rungs
+        super().__init__(rungs)
+        self.centre, self.radii, self.factor, self.affine = centre, radii, factor, affine
+        self.least = 3 * self.scale() * rungs.arithmetic.floor
 
     @property
     def _scale(self) -> float:
         """The factor of (s + p)(t + q), times its unit."""
         return self.factor * float(self.radii[0] * self.radii[1]) * self.rungs.unit
 
-    def error(self, tokens: int) -> float:
-        return abs(self._scale) * self.rungs.rung(tokens).tolerance if tokens >= 1 else np.inf
+    def scale(self) -> float:
+        return abs(self._scale)
 
-    def head(self, tolerance: float) -> NodeHead | None:
-        shortest = self.tokens(tolerance)
-        if shortest is None:
-            return None
-        scale = abs(self._scale)
-        for tokens in range(shortest, min(shortest + 3, self.most) + 1):
-            head = self._placed(
-                tamed(self.rungs.fit(), self.rungs.rung(tokens), tolerance / scale)
-                if scale
-                else self.rungs.rung(tokens)
-            )
-            # placed in the node's own coordinates it rounds differently
-            if head.error <= PLACED_SHARE * tolerance and head.rounding <= 2 * ROUNDING_SHARE * tolerance:
-                return head
-        return None
+    def tamed(self, rung: Rung, tolerance: float) -> Rung:
+        return tamed(self.rungs.fit(), rung, tolerance)
 
-    def _placed(self, rung: Rung) -> NodeHead:
+    def placed(self, rung: Rung) -> NodeHead:
         centre, radii = self.centre, self.radii
         slopes = rung.slopes / radii
         biases = rung.biases - slopes @ centre
@@ -112,7 +107,7 @@ class ProductLadder(Ladder):
         wanted = self.factor * points[:, 0] * points[:, 1]
         if self.affine:
             wanted = self._scale * (square[:, 0] * square[:, 1] - square @ rung.factors)
-        error, rounding = measure(points, wanted, slopes, biases, values)
+        error, rounding = measure(points, wanted, slopes, biases, values, self.rungs.arithmetic)
         box = centre - np.abs(radii), centre + np.abs(radii)
         return NodeHead(slopes, biases, values, error, *box, alpha, beta, rounding)
 
@@ -124,16 +119,16 @@ def _grid(count: int) -> Float[np.ndarray, "m 2"]:
 
 
 @lru_cache(maxsize=1024)
-def _rungs(offsets: tuple[float, float], affine: bool, folder: Path | None) -> _Product:
-    return _Product(offsets, affine, folder)
+def _rungs(offsets: tuple[float, float], affine: bool, folder: Path | None, arithmetic: Arithmetic) -> _Product:
+    return _Product(offsets, affine, folder, arithmetic)
 
 
 class _Product(Rungs):
     """(s + p)(t + q) = unit (middle + y) on [-1, 1]^2; the rungs are heads for y, |y| <= 1."""
 
-    def __init__(self, offsets: tuple[float, float], affine: bool, folder: Path | None) -> None:
+    def __init__(self, offsets: tuple[float, float], affine: bool, folder: Path | None, arithmetic: Arithmetic) -> None:
         key = f"product {offsets[0].hex()} {offsets[1].hex()} {'affine-free' if affine else 'full'}"
-        super().__init__(key, 2, MOST_TOKENS, folder)
+        super().__init__(key, 2, MOST_TOKENS, folder, arithmetic)
         self.affine = affine
         self.offsets = np.array(offsets)
         corners = np.prod(self.offsets + _grid(2), axis=1)
@@ -142,14 +137,14 @@ class _Product(Rungs):
 
     def search(self, tokens: int, below: Rung | None) -> Rung:
         if tokens == 1:
-            return Rung(np.zeros((1, 2)), np.zeros(1), np.zeros(1), np.zeros(2), 1.0, 0.0)
+            return Rung(np.zeros((1, 2)), np.zeros(1), np.zeros(1), np.zeros(2), 1.0, 0.0, self.arithmetic)
         return search(self.fit(), _starts(tokens, below), below)
 
     def fit(self) -> Fit:
         """What every rung approximates."""
         points, checks = _grid(_FIT), _grid(_CHECKS)
         targets, wanted = (np.prod(p + self.offsets, axis=1) / self.unit - self.middle for p in (points, checks))
-        return Fit(points, targets, checks, wanted, self.affine)
+        return Fit(points, targets, checks, wanted, self.affine, self.arithmetic)
 
 
 def _starts(tokens: int, below: Rung | None) -> tuple[Float[np.ndarray, "c N 2"], Float[np.ndarray, "c N"]]:

@@ -6,24 +6,15 @@ on its problem and its number of tokens alone. Its error is measured on points t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
 
+from constructions.circuits.arithmetic import FLOAT64, Arithmetic
 from constructions.circuits.free_keys import LEAST_PEAK, Fitted, fit_keys, softmax
 
-__all__ = ["ERROR_SHARE", "PLACED_SHARE", "RIDGE", "ROUNDING_SHARE", "Fit", "Rung", "measure", "search", "tamed"]
-
-ERROR_SHARE = 0.97
-"""Share of a tolerance that the sampled error may take: what is left is for peaks between samples and the proof's slack."""
-PLACED_SHARE = 0.975
-"""The same once a head is placed in a node's coordinates and measured on other points."""
-ROUNDING_SHARE = 0.02
-"""Share of a tolerance that float64 rounding may take."""
-_UNIT_ROUNDOFF = 2.0**-53
-# lambda^2 per value balances rounding / ROUNDING_SHARE against the residual; 8 stands for the usual 2 + |logit|
-RIDGE = 8.0 * _UNIT_ROUNDOFF / ROUNDING_SHARE
+__all__ = ["Fit", "Rung", "measure", "search", "tamed"]
 
 _PAID = 1.05  # error that smaller values may cost
 
@@ -32,7 +23,7 @@ _PAID = 1.05  # error that smaller values may cost
 class Fit:
     """What is approximated, on [-1, 1]^n: points (m, n) and targets (m,) to fit, checks (M, n) and wanted (M,) to measure on.
 
-    affine: whether an affine function of the coordinates costs nothing.
+    affine: whether an affine function of the coordinates costs nothing; arithmetic: where the head is to run.
     """
 
     points: np.ndarray
@@ -40,6 +31,7 @@ class Fit:
     checks: np.ndarray
     wanted: np.ndarray
     affine: bool
+    arithmetic: Arithmetic = FLOAT64
 
     @property
     def free(self) -> Float[np.ndarray, "m q"]:
@@ -52,7 +44,7 @@ class Rung:
     """A head and a linear form: sum_j w_j(t) values_j + <factors, t>.
 
     slopes: (N, n); biases, values: (N,); factors: (n,), zero where the affine part is not free; error: sampled sup error;
-    rounding: estimated rounding of float64.
+    rounding: estimated rounding in the arithmetic it is for.
     """
 
     slopes: np.ndarray
@@ -61,6 +53,7 @@ class Rung:
     factors: np.ndarray
     error: float
     rounding: float
+    arithmetic: Arithmetic = field(default=FLOAT64, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -70,7 +63,7 @@ class Rung:
     @property
     def tolerance(self) -> float:
         """The smallest tolerance of which error and rounding take no more than their shares."""
-        return max(self.error / ERROR_SHARE, self.rounding / ROUNDING_SHARE)
+        return self.arithmetic.tolerance(self.error, self.rounding)
 
 
 def measure(
@@ -79,29 +72,31 @@ def measure(
     slopes: Float[np.ndarray, "N n"],
     biases: Float[np.ndarray, " N"],
     values: Float[np.ndarray, " N"],
+    arithmetic: Arithmetic = FLOAT64,
 ) -> tuple[float, float]:
-    """Largest |head - wanted| on the points as float64 gives it, and u max sum_j w_j |v_j - g| (2 + |logit_j| + |<a_j, x>|).
+    """Largest |head - wanted| on the points as float64 gives it, and the estimated rounding in the arithmetic.
 
     To first order d_j in logit j moves g by w_j (v_j - g) d_j; product, sum, shift and exponential round by u times their sizes.
     """
     with np.errstate(all="ignore"):
         weights = softmax(points, slopes, biases)
         products = np.abs(points) @ np.abs(slopes).T
-        outputs = weights @ values
-        sizes = weights * np.abs(values - outputs[:, None]) * (2.0 + np.abs(points @ slopes.T + biases) + products)
-        error, rounding = float(np.abs(outputs - wanted).max()), _UNIT_ROUNDOFF * float(sizes.sum(axis=1).max())
+        error = float(np.abs(weights @ values - wanted).max())
+        rounding = arithmetic.rounding(weights, values, points @ slopes.T + biases, products)
     return (error, rounding) if np.isfinite(error + rounding) else (np.inf, np.inf)
 
 
 def search(fit: Fit, starts: tuple[np.ndarray, np.ndarray], below: Rung | None = None) -> Rung:
     """The best head from these starts, slopes (c, N, n) and biases (c, N), by the tolerance it reaches on `checks`.
 
-    below: the rung below. Values are first charged for their size as suits an error a hundred times smaller than its; a head that
-    does better than that is searched for again with the charge of rounding alone.
+    below: the rung below. In float64 values are first charged for their size as suits an error a hundred times smaller than its; a head
+    that does better than that is searched for again with the charge of rounding alone, which in narrower formats is enough.
     """
+    if not fit.arithmetic.apart:
+        return _searched(fit, starts, LEAST_PEAK)
     expected = below.tolerance / 100.0 if below is not None else 0.0
     if expected > 1e-9:
-        best = _searched(fit, starts, _least_peak(expected))
+        best = _searched(fit, starts, _least_peak(expected, fit.arithmetic))
         if best.tolerance > expected:
             return best
         best = min(best, _searched(fit, starts, LEAST_PEAK), key=lambda rung: rung.tolerance)
@@ -110,15 +105,16 @@ def search(fit: Fit, starts: tuple[np.ndarray, np.ndarray], below: Rung | None =
     return _settled(fit, best)
 
 
-def _least_peak(error: float) -> float:
+def _least_peak(error: float, arithmetic: Arithmetic) -> float:
     """The charge for which values as large as an error like this may well need cost a twentieth of it."""
     size = float(np.clip(10.0 / max(error, 1e-300), 1e4, 1e9))
-    return max(LEAST_PEAK, 0.05 * error / (RIDGE * size))
+    return max(LEAST_PEAK, 0.05 * error / (arithmetic.ridge * size))
 
 
 def _searched(fit: Fit, starts: tuple[np.ndarray, np.ndarray], least_peak: float) -> Rung:
     slopes, biases = starts
-    found = fit_keys(fit.points, fit.targets, fit.free, slopes, biases, ridge=RIDGE, least_peak=least_peak)
+    ridge = fit.arithmetic.ridge
+    found = fit_keys(fit.points, fit.targets, fit.free, slopes, biases, ridge=ridge, least_peak=least_peak)
     best = min(_rungs(fit, found), key=lambda rung: rung.tolerance)
     peak = _worst_points(fit, best)
     sampled = np.abs(_residual(fit.points, fit.targets, best)).max()
@@ -130,6 +126,7 @@ def _searched(fit: Fit, starts: tuple[np.ndarray, np.ndarray], least_peak: float
             fit.checks,
             fit.wanted,
             fit.affine,
+            fit.arithmetic,
         )
         again = fit_keys(
             more.points,
@@ -137,7 +134,7 @@ def _searched(fit: Fit, starts: tuple[np.ndarray, np.ndarray], least_peak: float
             more.free,
             best.slopes[None],
             best.biases[None],
-            ridge=RIDGE,
+            ridge=ridge,
             iterations=20,
             least_peak=least_peak,
         )
@@ -156,8 +153,8 @@ def _settled(fit: Fit, best: Rung) -> Rung:
         fit.free,
         best.slopes[None],
         best.biases[None],
-        ridge=RIDGE,
-        least_peak=_least_peak(best.error),
+        ridge=fit.arithmetic.ridge,
+        least_peak=_least_peak(best.error, fit.arithmetic),
     )
     settled = _rungs(fit, found)[0]
     close = settled.tolerance <= _PAID * best.tolerance and np.abs(settled.values).max() < 0.5 * size
@@ -167,13 +164,14 @@ def _settled(fit: Fit, best: Rung) -> Rung:
 def tamed(fit: Fit, rung: Rung, tolerance: float) -> Rung:
     """For a tolerance well above the rung's: the same number of tokens with smaller values and factors, where there is such a head.
 
-    Keys that nearly coalesce buy accuracy with size. The charge on sizes is lowered until the error is within its share.
+    Keys that nearly coalesce buy accuracy with size. The charge on sizes is lowered until the error is within its share. Only where
+    rounding is far below the errors: elsewhere heads have been charged for it.
     """
 
     def size(head: Rung) -> float:
         return float(max(np.abs(head.values).max() / 1e3, np.abs(head.factors).max() / 30.0))
 
-    if rung.tokens < 2 or rung.tolerance > 0.25 * tolerance or size(rung) <= 1.0:
+    if not fit.arithmetic.apart or rung.tokens < 2 or rung.tolerance > 0.25 * tolerance or size(rung) <= 1.0:
         return rung
     for step in range(7):
         found = fit_keys(
@@ -182,7 +180,7 @@ def tamed(fit: Fit, rung: Rung, tolerance: float) -> Rung:
             fit.free,
             rung.slopes[None],
             rung.biases[None],
-            ridge=max(RIDGE, 0.1 * tolerance * 10.0**-step),
+            ridge=max(fit.arithmetic.ridge, 0.1 * tolerance * 10.0**-step),
             least_peak=1e-3,
             iterations=60,
             lawson=0,
@@ -206,8 +204,9 @@ def _rungs(fit: Fit, found: Fitted) -> list[Rung]:
         common = np.linalg.lstsq(design, envelope, rcond=None)[0]
         slopes, biases = slopes - common[:n], biases - common[n]
         factors = found.free[i] if fit.affine else np.zeros(n)
-        error, rounding = measure(fit.checks, fit.wanted - fit.checks @ factors, slopes, biases, found.values[i])
-        out.append(Rung(slopes, biases, found.values[i], factors, error, rounding))
+        rest, arithmetic = fit.wanted - fit.checks @ factors, fit.arithmetic
+        error, rounding = measure(fit.checks, rest, slopes, biases, found.values[i], arithmetic)
+        out.append(Rung(slopes, biases, found.values[i], factors, error, rounding, arithmetic))
     return out
 
 

@@ -33,6 +33,7 @@ from constructions.petrov2024.sequence import flat_expressions
 from verify import Box, ExpressionTarget, Head, Layer, Prefix, Sequences, Transformer
 from verify.circuit import CircuitHint
 from verify.circuit_ranges import ranges
+from verify.format_arithmetic import FLOAT64, FloatFormat
 
 __all__ = ["GATHER", "SequenceCircuit", "propose_sequence_circuits", "sequence_backbone", "turns_around"]
 
@@ -89,11 +90,18 @@ def turns_around(target: ExpressionTarget, domain: Sequences) -> bool:
 
 
 def propose_sequence_circuits(
-    f: Any, target: ExpressionTarget, domain: Sequences, eps: float, *, max_tokens: int, deadline: float
+    f: Any,
+    target: ExpressionTarget,
+    domain: Sequences,
+    eps: float,
+    *,
+    max_tokens: int,
+    deadline: float,
+    form: FloatFormat = FLOAT64,
 ) -> Iterator[SequenceCircuit]:
     """Circuits for T lists of k expressions, shortest first; for a function that turns around, those of one circuit for all tokens before others.
 
-    f: expressions in the names of `domain.names`, token-major. Raises UnsupportedExpressionError if no circuit is known, naming the part, and
+    f: expressions in the names of `domain.names`, token-major; form: the format that heads are chosen for. Raises UnsupportedExpressionError if no circuit is known, naming the part, and
     DomainError for coordinates that are called like nodes.
     """
     if any(fullmatch(r"n\d+", name) for name in domain.names):
@@ -106,7 +114,7 @@ def propose_sequence_circuits(
     expressions = [e.xreplace({s: sp.Symbol(s.name) for s in e.free_symbols}) for e in flat]
     k = len(expressions) // domain.T
     plain = list(range(k))
-    options = {"max_tokens": max_tokens, "deadline": deadline}
+    options = {"max_tokens": max_tokens, "deadline": deadline, "form": form}
     if domain.T > 1 and turns_around(target, domain):
         # some only: it may turn around up to rounding
         yield from islice(_built(expressions[:k], [plain] * domain.T, domain, eps, True, options), _TURNED)

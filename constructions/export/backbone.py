@@ -10,6 +10,7 @@ one copy of the prefix. An attention mask has nothing to mask and is not read.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
+
+from constructions.export.machine import attention, autocast, not_finite
 
 __all__ = ["Backbone", "BackboneConfig", "register"]
 
@@ -73,7 +76,7 @@ class _Attention(nn.Module):
     def forward(self, stream: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         batch, length, _ = stream.shape
         queries = self.q_proj(stream).view(batch, length, self.heads, self.width).transpose(1, 2)
-        mixed = nn.functional.scaled_dot_product_attention(queries, keys, values, scale=1.0)
+        mixed = attention(queries, keys, values)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, self.heads * self.width))
 
 
@@ -121,7 +124,11 @@ class Backbone(PreTrainedModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput | tuple[Tensor]:
-        """Raises ValueError for token ids, without points or a prefix, and for shapes that do not fit."""
+        """Raises ValueError for token ids, without points or a prefix, and for shapes that do not fit. Points that are not finite give NaN;
+        autocast changes nothing.
+
+        A prefix of the right shapes that was made for other inputs cannot be told from one for these: see `adapter_folder.checked_adapter`.
+        """
         config = self.config
         if input_ids is not None or inputs_embeds is None:
             raise ValueError(
@@ -130,10 +137,16 @@ class Backbone(PreTrainedModel):
         if inputs_embeds.ndim != 3 or inputs_embeds.shape[-1] != config.inputs:
             raise ValueError(f"inputs_embeds: shape {tuple(inputs_embeds.shape)}, expected (batch, T, {config.inputs})")
         prefix = _layers_of(past_key_values, config.num_hidden_layers)
-        stream = self.embedding(inputs_embeds.to(self.embedding.weight.dtype))
-        for layer, (keys, values) in zip(self.layers, prefix, strict=True):
-            stream = stream + layer(stream, keys.to(stream.dtype), values.to(stream.dtype))
-        out = self.readout(stream)
+        for l, pair in enumerate(prefix):
+            _fits(l, *pair, len(inputs_embeds), cast("BackboneConfig", config))
+        own = self.embedding.weight
+        points = inputs_embeds.to(own.dtype)
+        # what is certified of a prefix is about the model's own dtype
+        with torch.autocast(own.device.type, enabled=False) if autocast(own) else nullcontext():
+            stream = self.embedding(points)
+            for layer, (keys, values) in zip(self.layers, prefix, strict=True):
+                stream = stream + layer(stream, keys.to(stream.dtype), values.to(stream.dtype))
+            out = self.readout(stream) + not_finite(points)
         return (out,) if return_dict is False else BaseModelOutput(last_hidden_state=out)
 
 
@@ -152,6 +165,24 @@ def _layers_of(prefix: Any, layers: int) -> list[tuple[Tensor, Tensor]]:
     if len(found) != layers:
         raise ValueError(f"past_key_values: {len(found)} layers, the backbone has {layers}")
     return found
+
+
+def _fits(l: int, keys: Tensor, values: Tensor, batch: int, config: BackboneConfig) -> None:
+    """One head would be used for all, and one of many heads' widths for another's, without a word."""
+    heads, width = config.num_attention_heads, config.width
+    expected = f"(batch, {heads} heads, tokens, {width} slots)"
+    for name, found in (("keys", keys), ("values", values)):
+        shape = tuple(found.shape)
+        if found.ndim != 4 or shape[1] != heads or shape[3] != width or shape[2] == 0:
+            raise ValueError(
+                f"past_key_values: {name} of layer {l} have shape {shape}, expected {expected}: the prefix is for another backbone"
+            )
+        if shape[0] not in (1, batch):
+            raise ValueError(
+                f"past_key_values: {name} of layer {l} are for a batch of {shape[0]}, there are {batch} sequences of points"
+            )
+    if keys.shape != values.shape:
+        raise ValueError(f"past_key_values: layer {l} has keys {tuple(keys.shape)} and values {tuple(values.shape)}")
 
 
 def register() -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verify.certificate import Certificate
-from verify.formats import FORMATS, FormatError, InFormat, prove_in_format
+from verify.formats import FORMATS, FormatError, InFormat, format_named, prove_in_blocks, prove_in_format
 
 if TYPE_CHECKING:
     from constructions.compiled import Compiled
 
-__all__ = ["ExportError", "MissingExtraError", "certified", "required"]
+__all__ = ["ExportError", "MissingExtraError", "certified", "described", "dtype_name", "place", "required"]
 
 
 class ExportError(ValueError):
@@ -33,20 +35,41 @@ def required(package: str, purpose: str, extra: str = "export") -> Any:
         ) from error
 
 
+def dtype_name(dtype: Any) -> str:
+    """The name of a dtype given by its name, as a torch.dtype, or as a NumPy type. Raises ExportError unless it is one of `FORMATS`."""
+    try:
+        return format_named(dtype).name
+    except FormatError as error:
+        raise ExportError(f"dtype: {dtype!r} is unknown. Pass one of {', '.join(FORMATS)}.") from error
+
+
+def place(path: Any) -> Path:
+    """A path to write to. Raises ExportError for what is none."""
+    try:
+        text = os.fsdecode(path)
+    except TypeError as error:
+        raise ExportError(f"path: {path!r}, expected text or a Path") from error
+    if not text or "\0" in text:
+        raise ExportError(
+            f"path: {path!r} is {'empty' if not text else 'no path: it has a NUL character'}. Name a place"
+        )
+    return Path(text)
+
+
 def certified(c: Compiled, name: str, unproved: bool, seconds: float = 60.0) -> InFormat:
     """The proof for a format ("float64", "float32", "bfloat16"), and the parameters in it.
 
-    For float64 the parameters are what they are, and so is the certificate (of an object read from a file, the stored one). Raises ExportError where the format is unknown or does not hold
+    For float64 the parameters are what they are, and the certificate (of an object read from a file, the stored one) is widened to kernels that
+    compute a softmax in blocks, where that can be proved. Raises ExportError where the format is unknown or does not hold
     the parameters, and, unless `unproved`, where the format is not proved to hold eps, with both terms of the error.
     """
-    if name not in FORMATS:
-        raise ExportError(f"dtype: {name!r} is unknown. Pass one of {', '.join(FORMATS)}.")
+    name = dtype_name(name)
     try:
-        found = (
-            InFormat(FORMATS[name], c.claim, c.certificate, c.certificate)
-            if name == "float64"
-            else prove_in_format(c.claim, name, seconds=seconds)
-        )
+        if name == "float64":
+            wide = prove_in_blocks(c.claim, c.certificate, seconds=seconds)
+            found = InFormat(FORMATS[name], c.claim, c.certificate, wide)
+        else:
+            found = prove_in_format(c.claim, name, seconds=seconds)
     except FormatError as error:
         raise ExportError(f"dtype {name}: {error}. Use a wider dtype.") from error
     if not found.proved and not unproved:

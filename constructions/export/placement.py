@@ -106,7 +106,9 @@ def needs(c: Compiled) -> Sizes:
 def filled(claim: Claim, tokens: int | None) -> Claim:
     """The claim with every head filled up to the same number of tokens (None: that of the longest). Raises ExportError if that is too few."""
     longest = max(len(keys) for layer in claim.prefix.keys for keys in layer)
-    count = longest if tokens is None else tokens
+    if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, (int, np.integer))):
+        raise ExportError(f"tokens: {tokens!r}, expected a whole number, or None for {longest}")
+    count = longest if tokens is None else int(tokens)
     if count < longest:
         raise ExportError(f"tokens: {count}, but a head has {longest}. Pass {longest} or more, or None")
     if all(len(keys) == count for layer in claim.prefix.keys for keys in layer):

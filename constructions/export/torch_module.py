@@ -7,12 +7,13 @@ of 8, which CUDA's kernels ask for. Its 1/sqrt(d) is switched off (scale 1): a f
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from constructions.export.machine import as_certified, attention, not_finite
 from verify.certificate import Certificate
 from verify.model import Head, Layer, Prefix, Transformer
 
@@ -29,8 +30,11 @@ class PrefixHead(nn.Module):
     key: Tensor | None
     value: Tensor | None
 
-    def __init__(self, head: Head, keys: np.ndarray, values: np.ndarray, dtype: torch.dtype) -> None:
+    def __init__(
+        self, head: Head, keys: np.ndarray, values: np.ndarray, dtype: torch.dtype, whole: bool = False
+    ) -> None:
         super().__init__()
+        self.whole = whole
         self.width = _fast_width(max(keys.shape[1], values.shape[1]), dtype)
         self.normalised = head.normalised
         widths = (self.width - keys.shape[1], self.width - values.shape[1])
@@ -49,18 +53,24 @@ class PrefixHead(nn.Module):
             batch = (len(stream), -1, -1)
             keys = torch.cat([self.keys.expand(batch), nn.functional.linear(stream, self.key)], dim=1)
             values = torch.cat([self.values.expand(batch), nn.functional.linear(stream, self.value)], dim=1)
-            mixed = _attention(queries, keys, values)
+            mixed = self._attend(queries, keys, values)
         else:  # tokens see the same keys: all of them are the queries of one attention
             flat = queries.reshape(1, -1, self.width)
-            attend = _attention if self.normalised else _weighted_sum
-            mixed = attend(flat, self.keys[None], self.values[None]).reshape(*queries.shape[:-1], self.width)
+            mixed = self._attend(flat, self.keys[None], self.values[None]).reshape(*queries.shape[:-1], self.width)
         return mixed if self.output is None else nn.functional.linear(mixed, self.output)
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        if not self.normalised:  # the core head does not divide
+            return torch.exp(queries @ keys.mT) @ values
+        return attention(queries[:, None], keys[:, None], values[:, None], self.whole)[:, 0]
 
 
 class PrefixModule(nn.Module):
     """A frozen model with its prefix: points (batch, n) -> (batch, k), or sequences (batch, T, n) -> (batch, T, k).
 
-    All weights are buffers: `parameters()` is empty, gradients reach the inputs alone. certificate: what is proved of it in its dtype.
+    All weights are buffers: `parameters()` is empty, gradients reach the inputs alone. certificate: what is proved of it in its dtype; where it is
+    proved, `forward` refuses to run in another one. tokens: the least and the most in a sequence that it is about, None for any number; whole: it is
+    about a softmax computed in a single piece. Points that are not finite give NaN.
     """
 
     embedding: Tensor | None
@@ -69,23 +79,47 @@ class PrefixModule(nn.Module):
     readout: Tensor | None
 
     def __init__(
-        self, model: Transformer, prefix: Prefix, certificate: Certificate, dtype: torch.dtype = torch.float64
+        self,
+        model: Transformer,
+        prefix: Prefix,
+        certificate: Certificate,
+        dtype: torch.dtype = torch.float64,
+        tokens: tuple[int, int] | None = None,
+        whole: bool = False,
     ) -> None:
         super().__init__()
         model.accepts(prefix)
+        self.certified_dtype = dtype if certificate.proved else None
+        self.tokens = tokens if certificate.proved else None
+        self.together = any(head.attends_to_data for layer in model.layers for head in layer.heads)
         self.certificate, self.inputs, self.outputs = certificate, model.inputs, model.outputs
         self.residual = tuple(layer.residual for layer in model.layers)
         _buffer(self, "embedding", _unless_identity(model.embedding), dtype)
         _buffer(self, "offset", model.offset, dtype)
         _buffer(self, "positions", model.positions, dtype)
         _buffer(self, "readout", _unless_identity(model.readout), dtype)
-        self.layers = nn.ModuleList(_heads(layer, prefix, l, dtype) for l, layer in enumerate(model.layers))
+        self.layers = nn.ModuleList(_heads(layer, prefix, l, dtype, whole) for l, layer in enumerate(model.layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the model. Points of another dtype are converted. Raises ValueError for points of the wrong shape."""
+        """Run the model. Points of another dtype, arrays and lists are converted.
+
+        Raises ValueError for points of the wrong shape and for sequences of another length than certified, TypeError for what is no real
+        array, ExecutionError for an execution that the certificate is not about.
+        """
+        if self.certified_dtype is not None:
+            as_certified(self.certified_dtype, self.offset)
+        x = _real(x, self.offset)
         if x.ndim not in (2, 3) or x.shape[-1] != self.inputs:
             raise ValueError(
                 f"x: shape {tuple(x.shape)}, expected (batch, {self.inputs}) points or (batch, T, {self.inputs}) sequences"
+            )
+        length = x.shape[1] if x.ndim == 3 else 1
+        if self.tokens is not None and not self.tokens[0] <= length <= self.tokens[1]:
+            least, most = self.tokens
+            number = str(most) if least == most else f"{least} to {most}"
+            raise ValueError(
+                f"x: sequences of {length} tokens, the certificate is about {number}. Compile for others, or set module.tokens = None to run it "
+                "without a certificate"
             )
         points = (x if x.ndim == 3 else x[:, None, :]).to(self.offset.dtype)
         stream = (points if self.embedding is None else nn.functional.linear(points, self.embedding)) + self.offset
@@ -102,6 +136,7 @@ class PrefixModule(nn.Module):
                 total = total + more
             stream = stream + total if residual else total
         out = stream if self.readout is None else nn.functional.linear(stream, self.readout)
+        out = out + not_finite(points, self.together)
         return out if x.ndim == 3 else out[:, 0, :]
 
     def extra_repr(self) -> str:
@@ -109,9 +144,22 @@ class PrefixModule(nn.Module):
         return f"{self.inputs} -> {self.outputs}, {self.certificate!r}"
 
 
-def _heads(layer: Layer, prefix: Prefix, l: int, dtype: torch.dtype) -> nn.ModuleList:
+def _heads(layer: Layer, prefix: Prefix, l: int, dtype: torch.dtype, whole: bool) -> nn.ModuleList:
     triples = zip(layer.heads, prefix.keys[l], prefix.values[l], strict=True)
-    return nn.ModuleList(PrefixHead(head, keys, values, dtype) for head, keys, values in triples)
+    return nn.ModuleList(PrefixHead(head, keys, values, dtype, whole) for head, keys, values in triples)
+
+
+def _real(x: Any, like: Tensor) -> Tensor:
+    if not isinstance(x, Tensor):
+        try:
+            x = torch.as_tensor(x, device=like.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"x: {type(x).__name__}, expected a tensor of points, or an array or lists ({error})"
+            ) from error
+    if x.is_complex():
+        raise TypeError(f"x: {x.dtype}, expected real numbers")
+    return x
 
 
 def _fast_width(width: int, dtype: torch.dtype) -> int:
@@ -125,13 +173,3 @@ def _buffer(module: nn.Module, name: str, array: np.ndarray | None, dtype: torch
 def _unless_identity(matrix: np.ndarray) -> np.ndarray | None:
     """None for an identity: it need not be multiplied with."""
     return None if np.array_equal(matrix, np.eye(*matrix.shape)) and matrix.shape[0] == matrix.shape[1] else matrix
-
-
-def _attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    q, k, v = (part.unsqueeze(-3) for part in (queries, keys, values))
-    return nn.functional.scaled_dot_product_attention(q, k, v, scale=1.0).squeeze(-3)
-
-
-def _weighted_sum(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """The core head, which does not divide."""
-    return torch.exp(queries @ keys.mT) @ values

@@ -77,10 +77,11 @@ def program_version() -> str:
     return f"{number}+{digest.hexdigest()[:16]}"
 
 
-def key_of(entry: Entry, eps_rel: float, method: str, program: str) -> str:
+def key_of(entry: Entry, eps_rel: float, method: str, program: str, dtype: str = "float64") -> str:
     """Digest of all that a result depends on (eps is a function of the entry and eps_rel)."""
     sides = [[name, lo.hex(), hi.hex()] for name, lo, hi in entry.domain]
     parts = [entry.name, entry.expression, sides, float(eps_rel).hex(), method, program]
+    parts += [] if dtype == "float64" else [dtype]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 

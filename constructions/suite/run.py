@@ -18,6 +18,7 @@ from constructions.suite.result import SuiteResult
 from constructions.suite.rows import Row, append, as_csv, key_of, program_version, read_rows
 from constructions.suite.work import compile_entry
 from verify.artefact import ArtefactError, load, write_whole
+from verify.formats import FormatError, format_named
 
 __all__ = ["run_suite"]
 
@@ -33,13 +34,14 @@ def run_suite(
     out: Path,
     progress: bool | Callable[[float, str], None] | None = None,
     time_limit: float = 120.0,
+    dtype: str = "float64",
 ) -> SuiteResult:
     """Compile and prove every entry at eps_rel times the range of its formula over its box.
 
     The range is max - min, bounded from below by values that the formula takes (`attained_range`), so that eps is never more than
     eps_rel times the true one. executor: any `concurrent.futures.Executor`, such as `WorkerPool(2)` or a Dask cluster's
     `distributed.Client(...).get_executor()`; None: one after the other, here. out: a folder, made if need be; it gets NAME.safetensors for
-    every proved entry, results.jsonl and results.csv. time_limit: seconds for each entry's search.
+    every proved entry, results.jsonl and results.csv. time_limit: seconds for each entry's search. dtype: the float format to compile for.
 
     Finished entries are not computed again when the same suite is run again in the same folder: a proved one if its file is
     unchanged, a failed one unless it may take longer now. An entry that fails is a row with its message; one whose worker was
@@ -51,15 +53,21 @@ def run_suite(
     for name, value in (("eps_rel", eps_rel), ("time_limit", time_limit)):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
             raise SuiteError(f"{name} = {value!r} is not a positive number.")
+    try:
+        form = format_named(dtype)
+    except FormatError as error:
+        raise SuiteError(f"dtype: {error}") from error
     journal = _folder(Path(out)) / "results.jsonl"
     program = program_version()
-    keys = {key_of(e, eps_rel, method, program): e for e in checked}
+    keys = {key_of(e, eps_rel, method, program, form.name): e for e in checked}
     stored = read_rows(journal)
     rows = {
         k: stored[k] for k, e in keys.items() if k in stored and _counts(stored[k], journal.parent / e.file, time_limit)
     }
     reused, todo = len(rows), {k: e for k, e in keys.items() if k not in rows}
-    task = functools.partial(compile_entry, eps_rel=float(eps_rel), method=method, time_limit=float(time_limit))
+    task = functools.partial(
+        compile_entry, eps_rel=float(eps_rel), method=method, time_limit=float(time_limit), dtype=form.name
+    )
     try:
         with reporting(progress) as report, closing(_outcomes(todo, task, executor)) as outcomes:
             report(len(rows) / len(keys), "compiling")

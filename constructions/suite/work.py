@@ -24,9 +24,9 @@ __all__ = ["compile_entry"]
 
 
 def compile_entry(
-    entry: Entry, key: str, *, eps_rel: float, method: str, time_limit: float
+    entry: Entry, key: str, *, eps_rel: float, method: str, time_limit: float, dtype: str = "float64"
 ) -> tuple[Row, bytes | None]:
-    """The row of an entry, and the file of its compiled prefix if it was proved. Whatever is wrong with the entry is told by the row.
+    """The row of an entry, and the file of its compiled prefix if it was proved (with a narrower dtype: in that format too). Whatever is wrong with the entry is told by the row.
 
     A method that does not exist is nothing an entry could be blamed for: raises MethodError.
     """
@@ -37,7 +37,9 @@ def compile_entry(
         f, box, span = _understood(entry)
         # one rounding of the product, and eps must not exceed it
         row = replace(row, range=span, eps=math.nextafter(eps_rel * span, 0.0))
-        compiled = compile_prefix(f, row.eps or 0.0, box, method=method, time_limit=time_limit, progress=False)
+        compiled = compile_prefix(
+            f, row.eps or 0.0, box, method=method, time_limit=time_limit, dtype=dtype, progress=False
+        )
         data = _file_of(compiled)
         row = _described(row, compiled, entry, data)
     except NotProvedError as error:
