@@ -20,7 +20,7 @@ from constructions.progress import reporting
 from constructions.proposal import Proposal
 from constructions.sequences import SEQUENCE_METHODS, compile_sequences
 from constructions.tables import ALL_TABLES, COVERS, methods_for, theorem_of, tokens_needed
-from verify import Certificate, Claim, GridTarget, LipschitzTarget, Sequences, Sphere, Target, prove, value_range
+from verify import Box, Certificate, Claim, GridTarget, LipschitzTarget, Sequences, Sphere, Target, prove, value_range
 from verify.affine import MOST_DATA_TOKENS
 from verify.certificate import unbounded
 from verify.formats import FloatFormat, FormatError, format_named, prove_in_format
@@ -171,8 +171,14 @@ def _applicable(problem: Problem, chosen: tuple[Method, ...], method: str) -> tu
 def _refuse_unreachable(problem: Problem, eps: float, form: FloatFormat) -> None:
     """Outputs of size F are rounded by at least about u F; leave room for a sum and a quotient. And a jump cannot be followed.
 
-    In a narrower format the same is what a proof needs: its bound of a mean's sums is at least 18 u F. Heads reach about five times that.
+    In a narrower format the same is what a proof needs: its bound of a mean's sums is at least 18 u F. Heads reach about ten times that.
     """
+    if isinstance(problem.domain, Box):
+        far = float(np.abs(problem.domain.bounds).max())
+        if 8 * far >= form.largest:
+            raise CompileError(
+                f"domain: reaches to {far:.3g}, beyond an eighth of the range of {form.name}. Pass a smaller domain, or dtype='float64'."
+            )
     if isinstance(problem.target, GridTarget) and problem.target.interpolation == "nearest":
         jump = max(float(np.abs(np.diff(problem.target.values, axis=i)).max()) for i in range(problem.target.dimension))
         if eps <= jump / 2:
@@ -185,7 +191,7 @@ def _refuse_unreachable(problem: Problem, eps: float, form: FloatFormat) -> None
     floor = 32 * form.unit * size
     if eps < floor:
         cause = f"rounding of {form.name} outputs of size {size:.3g}"
-        reachable = floor if form.precision == 53 else 5 * floor
+        reachable = floor if form.precision == 53 else 10 * floor
         raise EpsilonError(value=eps, reachable=reachable, dominating=cause, form=form.name)
 
 
@@ -302,8 +308,8 @@ def _prove(
     if limits.form.precision == 53:
         return claim, prove(claim, seconds=limits.seconds_left, progress=lambda done, _: report(done, words))
     try:
-        found = prove_in_format(
-            claim, limits.form, seconds=limits.seconds_left, progress=lambda done, _: report(done, words)
+        found = prove_in_format(  # a part of the time: where one head cannot be proved, the next may be
+            claim, limits.form, seconds=0.3 * limits.seconds_left, progress=lambda done, _: report(done, words)
         )
     except FormatError as error:
         return claim, unbounded(claim.eps, 0, str(error))

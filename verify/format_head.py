@@ -4,15 +4,15 @@ The execution in a format of unit round-off u reads the point rounded to the for
 order, weights as exp of differences from a maximum (block by block, rescaled once per block, or with exp2 of logits times log2 e), and
 means in any order. Everything that this does to token j's weight is a factor 1 + theta_j, |theta_j| <= e^{rho_j} - 1, with
 
-    rho_j = gamma_{m+1} S_j                 logit: products, sums and the rounding of the point, S_j = |a_j||x| + |b_j|
+    rho_j = gamma_{m+2} S_j                 logit: products, sums, the rounding of the point and of s_j log2 e, S_j = |a_j||x| + |b_j|
           + 4 u (S_j + M)                   difference from a maximum and scaling by log2 e, |s_max| <= M (below)
           + c u / (1 - c u) ceil(N / block) exp within c u, once more for each rescaling
           + 2 l_j + 4 (ceil(N / block) + 1) eta   what is below the smallest normal number eta, of the logit (below) and of differences.
 
 The differences: a token is weighed against its block's maximum B, s_j <= B <= s_max, and rescaled with B - s_max. log2 e is rounded,
 u |s_j - s_max|; s_j - B, in one fused operation or not, u |s_j - B|; rescalings, a difference and a product each, telescope to
-2 u |B - s_max|; B and s_max times log2 e round by u |B| + u |s_max|: 4 u (|s_j| + |s_max|) together, as |B| <= max(|s_j|, |s_max|); with both
-products rounded by themselves, s_j's too, it is no more. Where s_j log2 e is fused and B log2 e is not, exponents of a block, the maximum's own
+2 u |B - s_max|; B and s_max times log2 e round by u |B| + u |s_max|: 4 u (|s_j| + |s_max|) together, as |B| <= max(|s_j|, |s_max|). Where s_j log2 e
+is rounded by itself, too, that is u |s_j| more. Where s_j log2 e is fused and B log2 e is not, exponents of a block, the maximum's own
 included, are all moved by up to u |B| on top: that cancels in the quotient, but sums may grow or shrink by e^{8 u max S} on the way.
 
 M = sup |max_j s_j| is at most the larger of |max_j inf s_j| and |max_j sup s_j|. Numerator and denominator see the same factors up to the
@@ -93,7 +93,7 @@ def executed_in(claim: Claim, form: FloatFormat) -> Executed:
     reach = np.maximum(np.abs(lo), np.abs(hi))
     with np.errstate(all="ignore"):
         size = (head.slope_scale @ reach + head.bias_scale) * (1 + 4 * gamma(len(lo) + 8))
-        logits = form.gamma(_terms(head.logit_gamma) + 5)  # 1 for the point, 4 for 4 u S_j
+        logits = form.gamma(_terms(head.logit_gamma) + 6)  # the point, s_j log2 e, and 4 u S_j
         swing = float(np.exp(8 * u * size.max())) if head.normalised else 1.0
         weight = swing if head.normalised else float(np.exp(size.max() + 3))
         chain = _chain(claim, reach, tokens, swing, weight, eta)

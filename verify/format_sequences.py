@@ -1,6 +1,6 @@
 """A circuit on sequences executed in a float format: the walk of `verify.format_circuit` at every token, after a layer that gathers in the format.
 
-Layer 0 must copy: every head's value matrix selects coordinates of the token, its output matrix places each in a gathered slot of its own,
+Layer 0 must copy: every head's value matrix selects coordinates of the token (never a position or the constant, which are larger), its output matrix places each in a gathered slot of its own,
 and its prefix tokens have the value 0. Then a gathered slot is a mean of copies of rounded coordinates x~_s of size at most X, under weights that
 do not depend on the data (`gathered.first_layer`). With u, eta, G and c of the format as in `format_circuit`:
 
@@ -89,7 +89,7 @@ def _gathered_in(
     error[:n] = error[:n] + point
     taken: set[int] = set(range(n + T)) | {d - 1}
     for h, head in enumerate(model.layers[0].heads):
-        slots = _slots(head, prefix.values[0][h], h)
+        slots = _slots(head, prefix.values[0][h], h, n)
         if taken & slots:
             raise Refused(f"layer 0 head {h} writes where another head, an input, a position or the constant is")
         taken |= slots
@@ -100,9 +100,9 @@ def _gathered_in(
     return Stream(stream.size, error, stream.holds, stream.ones)
 
 
-def _slots(head: Head, values: np.ndarray, h: int) -> set[int]:
-    """Where a head of layer 0 writes. Raises Refused unless all it does is copy."""
-    if head.value is None or head.key is None or values.any():
+def _slots(head: Head, values: np.ndarray, h: int, inputs: int) -> set[int]:
+    """Where a head of layer 0 writes. Raises Refused unless all it does is copy coordinates of the token, the first `inputs` slots."""
+    if head.value is None or head.key is None or values.any() or head.value[:, inputs:].any():
         raise Refused(f"layer 0 head {h} does more than gather")
     for matrix in (head.value, head.output.T):
         rows = np.abs(matrix).sum(axis=1)
@@ -123,7 +123,10 @@ def _mean_in(
     count = len(keys) + T
     blocks = -(-count // form.block)
     query = np.abs(head.query) @ constants[t]
-    sizes = np.concatenate([np.abs(keys) @ query, (constants @ np.abs(head.key).T) @ query])
+    own = constants @ np.abs(head.key).T
+    if not 8 * max(float(query.max()), float(own.max()), float(np.abs(keys).max(initial=0.0))) < form.largest:
+        raise Refused(f"queries or keys of layer 0 leave the range of {form.name}")
+    sizes = np.concatenate([np.abs(keys) @ query, own @ query])
     sizes = sizes * (1 + gamma(2 * d + keys.shape[1] + 8))
     swing = float(np.exp(8 * form.unit * sizes.max()))
     if not (8 * float(sizes.max()) < form.largest and swing < 2):

@@ -242,7 +242,9 @@ def enclose_head(
             ) * (away + wobble)
             moved = shift / _positive(1 - 2 * total_step_error)
             sums = head.output_gamma * (mean_size + np.abs(start[:, i]) + away + wobble)
-            rounding[:, i] = ((moved + sums) / _positive(1 - total_weight_error) + 4 * dropped) * (1 + 1e-6) + TINY
+            rounding[:, i] = (
+                (moved + sums) / _positive(1 - total_weight_error) + 4 * (1 + head.output_gamma) * dropped
+            ) * (1 + 1e-6) + TINY
             q[0] = q[0].shift(start[:, i : i + 1])
             parts.append(list(q))
     variation = (weights[:, :, None] * np.abs(y)).sum(axis=1)

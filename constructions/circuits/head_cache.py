@@ -58,11 +58,11 @@ def load(folder: Path | None, key: str, tokens: int, dimension: int, arithmetic:
             return None
         arrays = [np.array(data[name], dtype=np.float64) for name in ("slopes", "biases", "values", "factors")]
         error, rounding = float(data["error"]), float(data["rounding"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        count = data["tokens"]
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
         return None
-    count = data.get("tokens")
     shapes = [(count, dimension), (count,), (count,), (dimension,)]
-    if count is None or not 1 <= count <= tokens or [a.shape for a in arrays] != shapes:
+    if not isinstance(count, int) or not 1 <= count <= tokens or [a.shape for a in arrays] != shapes:
         return None
     if not all(np.isfinite(a).all() for a in arrays) or not (error >= 0 and rounding >= 0):
         return None
