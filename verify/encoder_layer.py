@@ -16,15 +16,19 @@ Rounding. u = 2^-24, g(n) = n u / (1 - n u) (Higham), d coordinates, S_i = |word
     (1 + eta) (g(16) |A| (S + M) + g(d + 2) |A| |z - mean z|) / sigma + g(d + 6) (|W| |norm_bias| + |bias|),
     where g(9) (1 + g(d + 2)) + g(d + 2) g(d + 4) <= g(16) for d <= 8192.
 |A| S, |A| |z - mean z| and Q are bounded by sums of a token's and an offset's part (Minkowski: sqrt Q <= rms |word| + rms (|segment| + |position|)).
-Float64 is used for q and sigma; its errors have the same form with 2^-53 for u and less than d + 100 for every constant, below 1e-6 of the above.
+Float64 is used for q and sigma; its errors have the same form with 2^-53 for u and less than d + 100 for every constant, below 1e-6 of the above: the run
+is within the bound of the float64 numbers, and they are within 1e-6 of the bound of the real ones.
+Underflow, t = 2^-126, of operands and results: z - mean loses 14 t, divided by sigma and times norm_i at most 16 t max |norm| / sqrt(norm_eps), and W of that less
+than 16 t 1e3 1e3 8192 / sqrt(1e-13) < 5e-21 for the sizes that are admitted; all else is below 1e-25.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -32,8 +36,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.cluster.vq import kmeans2
 
-from verify.projected import SINGLE, EnumeratedLayer, Projected, View, still
+from verify.projected import MOST_WIDTH, SINGLE, EnumeratedLayer, Projected, View, single_array, still
 from verify.statement import StatementError
+from verify.stored_arrays import stored_integer, stored_number
 
 __all__ = ["ENCODER_FLOAT32", "EncoderLayer"]
 
@@ -45,7 +50,7 @@ ENCODER_FLOAT32 = (
 """The model of the machine under which the layer's rounding is bounded."""
 
 _INFLATE = 1 + 1e-6
-_LARGEST = 1e3  # of any number: nothing then overflows, and what underflows is below 1e-20
+_LARGEST = 1e3  # of any number: nothing then overflows
 _AT_ONCE = 64  # offsets whose inner products with all words are in memory
 
 _BALLS, _SAMPLE = 64, 20_000
@@ -54,10 +59,10 @@ _PROJECTIONS = ("query", "key", "value")
 
 @dataclass(frozen=True, eq=False)
 class EncoderLayer(EnumeratedLayer):
-    """What the attention of layer 0 depends on, as float32 arrays.
+    """What the attention of layer 0 depends on, as float32 arrays, copied into memory that nothing can write to.
 
     word: (vocabulary, d), position: (positions, d), segment: (segments, d) embeddings; norm, norm_bias: (d,), of the LayerNorm, norm_eps its epsilon; query, key,
-    value: (heads * width, d) with query_bias, key_bias, value_bias: (heads * width,). Every head has keys of its own.
+    value: (heads * width, d) with query_bias, key_bias, value_bias: (heads * width,). Every head has keys of its own, and scales logits by 1/sqrt(width).
     Raises StatementError for arrays that fit no such layer.
     """
 
@@ -74,25 +79,24 @@ class EncoderLayer(EnumeratedLayer):
     value: Float[np.ndarray, "rows d"]
     value_bias: Float[np.ndarray, " rows"]
     heads: int
+    frequencies: Float[np.ndarray, " pairs"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        d, rows = self.word.shape[-1], len(self.query)
-        if not (self.heads >= 1 and rows and rows % (2 * self.heads) == 0):
-            raise StatementError(f"query: {rows} rows, {self.heads} heads; expected an even number of rows a head")
-        if not 1e-13 <= self.norm_eps <= 1:
+        heads = stored_integer("heads", self.heads, least=1)
+        if stored_number("norm_eps", self.norm_eps, least=1e-13) > 1:
             raise StatementError(f"norm_eps = {self.norm_eps}: expected a number between 1e-13 and 1")
-        if not 1 <= d <= 2**13:
-            raise StatementError(f"word: {d} coordinates, expected 1 to 8192")
-        shapes: dict[str, tuple[int, ...]] = {n: (len(getattr(self, n)), d) for n in ("word", "position", "segment")}
-        shapes |= {"norm": (d,), "norm_bias": (d,)}
+        shapes: dict[str, tuple[int, ...]] = {n: np.shape(getattr(self, n)) for n in ("word", "position", "segment", "query")}  # fmt: skip
+        if any(len(s) != 2 for s in shapes.values()) or not 1 <= shapes["word"][1] <= 2**13:
+            raise StatementError(f"word: shape {shapes['word']}, query: {shapes['query']}; expected (tokens, d) and (rows, d), d from 1 to 8192")  # fmt: skip
+        d, rows = shapes["word"][1], shapes["query"][0]
+        if not rows or rows % (2 * heads) or rows // heads > MOST_WIDTH:
+            raise StatementError(f"query: {rows} rows, {heads} heads; expected an even number of rows a head, at most {MOST_WIDTH}")  # fmt: skip
+        shapes |= {n: (shapes[n][0], d) for n in ("word", "position", "segment")} | {"norm": (d,), "norm_bias": (d,)}
         for name in _PROJECTIONS:
             shapes |= {name: (rows, d), f"{name}_bias": (rows,)}
         for name, shape in shapes.items():
-            array = getattr(self, name)
-            if array.shape != shape or array.dtype != np.float32 or not array.size:
-                raise StatementError(f"{name}: shape {array.shape}, {array.dtype}; expected {shape}, float32")
-            if not (np.abs(array) <= _LARGEST).all():
-                raise StatementError(f"{name}: a number is not finite or above {_LARGEST:g}")
+            object.__setattr__(self, name, single_array(name, getattr(self, name), shape, _LARGEST))
+        object.__setattr__(self, "frequencies", np.zeros(rows // heads // 2, dtype=np.float32))
 
     @property
     def vocabulary(self) -> int:
@@ -118,7 +122,7 @@ class EncoderLayer(EnumeratedLayer):
 
     def fit(self, frequencies: Float[np.ndarray, " pairs"], positions: range) -> None:
         """Raises StatementError for a rotary embedding, and for positions that the layer does not have."""
-        if frequencies.any():
+        if np.any(frequencies):
             raise StatementError("frequencies: the layer has absolute positions, nothing is rotated; expected zeros")
         if positions[-1] >= len(self.position):
             raise StatementError(f"last = {positions[-1]}: the layer has positions 0 to {len(self.position) - 1}")
@@ -126,7 +130,7 @@ class EncoderLayer(EnumeratedLayer):
     @cached_property
     def sha256(self) -> str:
         """Of shapes, configuration and every stored number: the layer that a statement is about."""
-        digest = hashlib.sha256(f"encoder {self.heads} {self.norm_eps.hex()}".encode())
+        digest = hashlib.sha256(f"encoder {self.heads} {float(self.norm_eps).hex()}".encode())
         names = ["word", "position", "segment", "norm", "norm_bias"]
         names += [n + end for n in _PROJECTIONS for end in ("", "_bias")]
         for name in names:
@@ -155,8 +159,10 @@ class EncoderLayer(EnumeratedLayer):
             self._maps[name, head] = (w @ a.T, *(np.abs(x) @ np.abs(a).T for x in (w, centred)), a)
         return self._maps[name, head]
 
-    def projected(self, name: str, head: int, positions: range) -> Iterator[tuple[int, int, Projected]]:
-        """(position, segment, queries or keys or values of a head of all tokens there)."""
+    def projected(
+        self, name: str, head: int, positions: range, deadline: float = math.inf
+    ) -> Iterator[tuple[int, int, Projected]]:
+        """(position, segment, queries or keys or values of a head of all tokens there). Raises OutOfSeconds."""
         d, rows = self.word.shape[1], slice(self.width * head, self.width * (head + 1))
         mapped, sizes, apart_sizes, a = self._map(name, head)
         centred, words = self._words
@@ -175,6 +181,7 @@ class EncoderLayer(EnumeratedLayer):
             apart = offsets - means[:, None]
             crosses = centred @ apart.T
             for i, (p, s) in enumerate(places):
+                still(deadline)
                 variance = spread + 2 * crosses[:, i] / d + float((apart[i] ** 2).mean())
                 sigma2 = np.maximum(variance, 0.0) + self.norm_eps
                 shares = (words[:, 2] + math.sqrt(float((above[i] ** 2).mean()))) ** 2 / sigma2
@@ -190,20 +197,20 @@ class EncoderLayer(EnumeratedLayer):
                 free = np.where((r <= 0.25)[:, None], free, np.inf)
                 yield p, s, Projected(exact + constant, free, eta, shift, constant, ones)
 
-    def views(self, head: int, frequencies: Float[np.ndarray, " pairs"], positions: range) -> Iterator[View]:
+    def views(self, head: int, positions: range, deadline: float = math.inf) -> Iterator[View]:
         """One view for each position and segment."""
         still_there = np.ones((1, self.width // 2))
-        for p, _, queries in self.projected("query", head, positions):
+        for p, _, queries in self.projected("query", head, positions, deadline):
             yield View(queries, range(p, p + 1), still_there, 0.0 * still_there)
 
     @cached_property
     def _found(self) -> dict[tuple[str, int, range], Any]:
         return {}
 
-    def largest_value(self, group: int, positions: range) -> float:
+    def largest_value(self, group: int, positions: range, deadline: float = math.inf) -> float:
         """Above every coordinate of every value."""
         if ("value", group, positions) not in self._found:
-            each = (float(v.largest.max()) for _, _, v in self.projected("value", group, positions))
+            each = (float(v.largest.max()) for _, _, v in self.projected("value", group, positions, deadline))
             self._found["value", group, positions] = max(each) * _INFLATE
         return self._found["value", group, positions]
 
@@ -227,14 +234,15 @@ class EncoderLayer(EnumeratedLayer):
     def _balls(self, head: int, positions: range, deadline: float) -> tuple[np.ndarray, np.ndarray, float]:
         """Centres (balls, width) and radii (balls,) of balls that hold the executed keys of all tokens and positions, and above the longest of them."""
         few = sorted({positions[i * (len(positions) - 1) // 8] for i in range(9)})
-        sample = [x.exact for p in few for _, _, x in self.projected("key", head, range(p, p + 1))]
+        sample = [x.exact for p in few for _, _, x in self.projected("key", head, range(p, p + 1), deadline)]
         points = np.concatenate(sample)
         points = points[:: max(1, len(points) // _SAMPLE)]
-        centres, _ = kmeans2(points, points[:: max(1, len(points) // _BALLS)], minit="matrix", iter=20)
+        with warnings.catch_warnings():  # of an empty cluster, whose centre stays where it was
+            warnings.simplefilter("ignore")
+            centres, _ = kmeans2(points, points[:: max(1, len(points) // _BALLS)], minit="matrix", iter=20)
         centres = centres[np.isfinite(centres).all(axis=1)]
         squares, radii, longest = (centres**2).sum(axis=1), np.zeros(len(centres)), 0.0
-        for _, _, keys in self.projected("key", head, positions):
-            still(deadline)
+        for _, _, keys in self.projected("key", head, positions, deadline):
             nearest = (squares - 2 * keys.exact @ centres.T).argmin(axis=1)  # any choice would do
             apart = np.linalg.norm(np.abs(keys.exact - centres[nearest]) + keys.error, axis=1) * _INFLATE
             np.maximum.at(radii, nearest, apart)

@@ -8,7 +8,11 @@ coordinates in x:
   - mean(e^2): d + 1 roundings of non-negative terms, + norm_eps one more and one for norm_eps itself, halved by the square root, which
     takes 4 of its own: a factor within g(d/2 + 10) of 1, common to all coordinates of x and so of W x. Two products: g(2) |x_i| each.
   - W x: d roundings in any order. So q' = (1 + a) q + c with |a| <= g(d/2 + 10), |c| <= g(d + 6) (1 + g(d/2 + 10)) |W| |x|.
-Float64 is used here for q and c themselves; its errors are below 2^-53 (2d + 100) |W||x| < 1e-6 of the bound of c, which is taken 1 + 1e-6 times as large.
+Float64 is used here for q and c themselves; its errors are below 2^-53 (2d + 100) |W||x| < 1e-6 of the bound of c, which is taken 1 + 1e-6 times as large
+(so that the run is within the bound of the float64 numbers, and they are within 1e-6 of the bound of the real ones).
+Underflow, t = 2^-126, of operands and results: e r with r <= 1/sqrt(norm_eps) loses t (r + 1), times norm_i and its product t (r + 2) |norm_i| + t sqrt(d);
+W x loses |W| of that, t |x_i| a coordinate for W itself (sum |x_i| <= d max |norm|) and 2 t a term. With the roundings on top at most
+    2 t d (max |W| ((1/sqrt(norm_eps) + 2) max |norm| + sqrt(d) + 1) + max |norm| + 2).
 """
 
 from __future__ import annotations
@@ -22,8 +26,20 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
-from verify.projected import SINGLE, EnumeratedLayer, Projected, View, data_logits, rotations
+from verify.projected import (  # fmt: skip
+    MOST_WIDTH,
+    SINGLE,
+    TINY,
+    EnumeratedLayer,
+    Projected,
+    View,
+    data_logits,
+    rotations,
+    single_array,
+    still,
+)
 from verify.statement import StatementError
+from verify.stored_arrays import stored_integer, stored_number
 
 __all__ = ["FLOAT32", "FirstLayer"]
 
@@ -35,16 +51,17 @@ FLOAT32 = (
 """The model of the machine under which a layer's rounding is bounded."""
 
 _INFLATE = 1 + 1e-6
-_LARGEST = 1e6  # of any coordinate: nothing then overflows, and what underflows is below 1e-24
+_LARGEST = 1e6  # of any coordinate: nothing then overflows
+_POSITIONS, _NUMBERS = 512, 1 << 15  # of one view: with 256 keys its arrays are below 64 MiB
 
 
 @dataclass(frozen=True, eq=False)
 class FirstLayer(EnumeratedLayer):
-    """What the attention of layer 0 depends on, as float32 arrays.
+    """What the attention of layer 0 depends on, as float32 arrays, copied into memory that nothing can write to.
 
     embedding: (vocabulary, d); norm: (d,), the weight of the RMS norm, norm_eps its epsilon; query: (heads * width, d); key, value: (groups * width, d);
-    heads: number of query heads, groups: of key and value heads; head h reads group h // (heads // groups). Raises StatementError for
-    arrays that fit no such layer.
+    heads: number of query heads, groups: of key and value heads; head h reads group h // (heads // groups); frequencies: (width / 2,), by which position p turns
+    coordinates i and i + width/2 by the angle p frequencies_i. Logits are scaled by 1/sqrt(width). Raises StatementError for arrays that fit no such layer.
     """
 
     embedding: Float[np.ndarray, "vocabulary d"]
@@ -55,29 +72,35 @@ class FirstLayer(EnumeratedLayer):
     value: Float[np.ndarray, "rows d"]
     heads: int
     groups: int
+    frequencies: Float[np.ndarray, " pairs"]
 
     def __post_init__(self) -> None:
-        if not (1 <= self.groups <= self.heads and self.heads % self.groups == 0):
-            raise StatementError(f"heads = {self.heads}, groups = {self.groups}: expected groups to divide heads")
-        if not 1e-12 <= self.norm_eps <= 1:
+        heads = stored_integer("heads", self.heads, least=1)
+        if heads % stored_integer("groups", self.groups, least=1, most=heads):
+            raise StatementError(f"heads = {heads}, groups = {self.groups}: expected groups to divide heads")
+        if stored_number("norm_eps", self.norm_eps, least=1e-12) > 1:
             raise StatementError(f"norm_eps = {self.norm_eps}: expected a number between 1e-12 and 1")
-        d = self.embedding.shape[-1]
-        width = self.query.shape[0] // self.heads
+        embedding, rows = np.shape(self.embedding), np.shape(self.query)
+        if len(embedding) != 2 or not embedding[0] or not 1 <= embedding[1] <= 2**16:
+            raise StatementError(
+                f"embedding: shape {embedding}, expected (tokens, d) with a token at least, and d <= 65536"
+            )
+        width = rows[0] // heads if len(rows) == 2 else 0
+        if width % 2 or not 2 <= width <= MOST_WIDTH:
+            raise StatementError(
+                f"query: shape {rows}, {heads} heads; expected an even number of rows a head, at most {MOST_WIDTH}"
+            )
+        d = embedding[1]
         shapes = {
-            "embedding": (len(self.embedding), d),
+            "embedding": embedding,
             "norm": (d,),
-            "query": (self.heads * width, d),
+            "query": (heads * width, d),
             "key": (self.groups * width, d),
             "value": (self.groups * width, d),
+            "frequencies": (width // 2,),
         }
         for name, shape in shapes.items():
-            array = getattr(self, name)
-            if array.shape != shape or array.dtype != np.float32:
-                raise StatementError(f"{name}: shape {array.shape}, {array.dtype}; expected {shape}, float32")
-            if not (np.abs(array) <= _LARGEST).all():
-                raise StatementError(f"{name}: a number is not finite or above {_LARGEST:g}")
-        if width % 2 or width == 0 or not 1 <= d <= 2**16:
-            raise StatementError(f"query: {width} coordinates a head, d = {d}; expected an even number, and d <= 65536")
+            object.__setattr__(self, name, single_array(name, getattr(self, name), shape, _LARGEST))
 
     @property
     def vocabulary(self) -> int:
@@ -101,9 +124,10 @@ class FirstLayer(EnumeratedLayer):
     @cached_property
     def sha256(self) -> str:
         """Of shapes, configuration and every stored number: the layer that a statement is about."""
-        digest = hashlib.sha256(f"{self.heads} {self.groups} {self.norm_eps.hex()}".encode())
-        for array in (self.embedding, self.norm, self.query, self.key, self.value):
-            digest.update(str(array.shape).encode())
+        digest = hashlib.sha256(f"rotary {self.heads} {self.groups} {float(self.norm_eps).hex()}".encode())
+        for name in ("embedding", "norm", "query", "key", "value", "frequencies"):
+            array = getattr(self, name)
+            digest.update(f"{name} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array, dtype="<f4").data)
         return digest.hexdigest()
 
@@ -126,8 +150,10 @@ class FirstLayer(EnumeratedLayer):
     def _product(self, rows: np.ndarray) -> Projected:
         x, w = self._normalised, rows.astype(np.float64)
         d = x.shape[1]
-        common = _growth(0.5 * d + 10)
-        free = _growth(d + 6) * (1 + common) * (np.abs(x) @ np.abs(w).T) * _INFLATE + 1e-24  # 1e-24: underflow
+        common = _growth(0.5 * d + 10) * _INFLATE
+        steepest, largest = (float(np.abs(a).max()) for a in (w, self.norm))
+        lost = 2 * TINY * d * (steepest * ((self.norm_eps**-0.5 + 2) * largest + math.sqrt(d) + 1) + largest + 2)
+        free = _growth(d + 6) * (1 + common) * (np.abs(x) @ np.abs(w).T) * _INFLATE + lost
         nothing, zeros = np.zeros(len(x)), np.zeros(len(w))
         return Projected(x @ w.T, free, nothing + common, nothing, zeros, zeros)
 
@@ -149,22 +175,35 @@ class FirstLayer(EnumeratedLayer):
         return FLOAT32
 
     def fit(self, frequencies: Float[np.ndarray, " pairs"], positions: range) -> None:
-        """Every position is a rotation."""
+        """Raises StatementError where the layer rotates by other frequencies. It has all positions."""
+        if not np.array_equal(frequencies, self.frequencies):
+            raise StatementError("frequencies: the layer rotates by others; a statement is about the layer's own")
 
-    def views(self, head: int, frequencies: Float[np.ndarray, " pairs"], positions: range) -> Iterator[View]:
-        """One view, of all positions."""
-        yield View(self.queries(head), positions, *rotations(frequencies, positions))
+    def views(self, head: int, positions: range, deadline: float = math.inf) -> Iterator[View]:
+        """The queries of all tokens, with some hundred positions each."""
+        count = min(_POSITIONS, _NUMBERS // self.width)
+        for start in range(0, len(positions), count):
+            some = positions[start : start + count]
+            yield View(self.queries(head), some, *rotations(self.frequencies, some, deadline))
 
-    def largest_value(self, group: int, positions: range) -> float:
+    def largest_value(self, group: int, positions: range, deadline: float = math.inf) -> float:
         """Above every coordinate of every value."""
+        still(deadline)
         return float(self.values(group).largest.max() * _INFLATE)
 
     def data_logits(
         self, group: int, positions: range, deadline: float = math.inf
     ) -> Callable[[View], Float[np.ndarray, " tokens"]]:
-        """See `projected.data_logits`."""
+        """See `projected.data_logits`; the same whatever the positions, so the views of a head share them."""
         keys = self.keys(group)
-        return lambda view: data_logits(view.queries, keys, deadline)
+        known: list[tuple[Projected, np.ndarray]] = []
+
+        def largest(view: View) -> Float[np.ndarray, " tokens"]:
+            if not known or known[-1][0] is not view.queries:
+                known[:] = [(view.queries, data_logits(view.queries, keys, deadline))]
+            return known[-1][1]
+
+        return largest
 
 
 def _growth(n: float) -> float:

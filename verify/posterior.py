@@ -13,9 +13,11 @@ Rounding of the pass, u = 2^-24, c u the error of exp, n tokens in blocks of `bl
 logit is within gamma_{m+8} S_j, S_j = a sum_i |q_i k_ji|, of the real one (products, sums, a scale that is split into square roots); with M = max S the
 unnormalised weight carries a factor e^{theta_j},
 
-    |theta_j| <= rho_j = gamma_{m+8} S_j + 3 u (S_j + M) + c u ceil(n/block) + 16 m eta (1 + max |q| + max |k|)
+    |theta_j| <= rho_j = gamma_{m+8} S_j + 3 u (S_j + M) + c u ceil(n/block) + 16 m eta max(1, a) (1 + max |q| + max |k|)
 
-(difference from the maximum, two roundings of a scaling by log2 e, exp, and one more exp for each rescaling of a block). Since sum_j w_j (v_j - g) = 0,
+(difference from the maximum, two roundings of a scaling by log2 e, exp, and one more exp for each rescaling of a block; operands and products that underflow,
+the scale applied before, after or in two parts). Nothing overflows where max(1, a) sum_i |q_i| max_j |k_ji|, masked keys and sums before a scale that is applied
+last included, is below an eighth of the largest number; otherwise nothing is said at all. Since sum_j w_j (v_j - g) = 0,
 
     |sum w_j e^theta_j v_j / sum w_j e^theta_j - g| <= sum_j w_j (e^rho_j - 1) |v_j - g| e^{max rho},
 
@@ -52,7 +54,8 @@ _ARRAYS = ("queries", "outputs", "prefix_keys", "prefix_values", "data_keys", "d
 class TokenBounds:
     """For every token and head, (tokens, heads): t and kappa in float64 (for people); outward bounds of |head output - phi|, the largest coordinate, and of its
     parts: the prefix's own error `kernel`, what data tokens add `leak`, float32 `rounding`; `share` of the data tokens in the attention; and
-    `measured`, a lower bound of the error of the recorded outputs (NaN where none were recorded)."""
+    `measured`, a lower bound of the error of the recorded outputs (NaN where none were recorded). One `measured` above its `bound` shows that the outputs are
+    of another pass or that the machine is not the one assumed: then no bound of the pass is proved (`refuted_at`)."""
 
     t: Float[np.ndarray, "tokens heads"]
     kappa: Float[np.ndarray, "tokens heads"]
@@ -62,6 +65,12 @@ class TokenBounds:
     rounding: Float[np.ndarray, "tokens heads"]
     share: Float[np.ndarray, "tokens heads"]
     measured: Float[np.ndarray, "tokens heads"]
+
+    @property
+    def refuted_at(self) -> tuple[int, int] | None:
+        """The first token and head whose recorded output is outside its bound."""
+        outside = np.argwhere(self.measured > self.bound)
+        return (int(outside[0, 0]), int(outside[0, 1])) if len(outside) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +121,12 @@ class GroupPass(Statement):
                     raise StatementError(f"{name}: not numbers of float32; pass the arrays of the pass itself")
             object.__setattr__(self, name, array)
         stored_number("eps", self.eps, above=0.0)
-        if stored_number("scale", self.scale, above=0.0) > 1e6:
-            raise StatementError(f"scale = {self.scale}: expected at most 1e6, such as 1/sqrt(width)")
+        if not FLOAT32.smallest_normal <= stored_number("scale", self.scale, above=0.0) <= 1e6:
+            raise StatementError(
+                f"scale = {self.scale}: expected 2^-126 to 1e6, a number of float32 such as 1/sqrt(width)"
+            )
+        if not isinstance(self.expression, Expression):
+            raise StatementError(f"expression: {type(self.expression).__name__}, expected a verify Expression")
         if self.expression.dimension != 1 or len(self.expression.outputs) != 1:
             raise StatementError(f"expression: {self.expression}, expected one value of one variable")
 
@@ -140,8 +153,8 @@ class GroupPass(Statement):
             "smallest kappa": float(found.kappa.min()),
         }
         status, reason = Status.PROVED, ""
-        if (found.measured > found.bound).any():
-            i, h = (int(x) for x in np.argwhere(found.measured > found.bound)[0])
+        if found.refuted_at is not None:
+            i, h = found.refuted_at
             status = Status.UNDECIDED
             reason = f"the recorded output of head {h} at token {i} is outside the bound: these outputs are of another pass, or the machine rounds worse than assumed"
             lower, top = 0.0, math.inf
@@ -220,13 +233,17 @@ def _bounds(run: GroupPass, values: _Values, rows: np.ndarray, head: int) -> Tok
     leak = others.magnitude() / least[:, None] * UP
     # rounding of the pass
     rounding, cap = _rounding(run, values, rows, q, keys, seen, weights, least, target, m)
-    bound = np.nan_to_num(np.fmin((kernel + leak + rounding) * UP, cap), nan=np.inf)  # fmin: NaN is no bound
+    bound = np.nan_to_num(
+        np.fmin((kernel + leak + rounding) * UP, cap), nan=np.inf, posinf=np.inf
+    )  # fmin: NaN is no bound
     share = np.fmin(data_mass.upper() / least * UP, 1.0)
     measured = np.full(len(rows), np.nan)
     if len(run.outputs):
         off = Ball.exact(run.outputs[rows, head]) - target
         measured = np.maximum(np.abs(off.mid) * (1 - 1e-15) - off.rad, 0.0).max(axis=1)
-    own_part, data_part, lost = (np.nan_to_num(x.max(axis=1), nan=np.inf) for x in (kernel, leak, rounding))
+    own_part, data_part, lost = (
+        np.nan_to_num(x.max(axis=1), nan=np.inf, posinf=np.inf) for x in (kernel, leak, rounding)
+    )
     return TokenBounds(t, kappa, bound.max(axis=1), own_part, data_part, lost, share, measured)
 
 
@@ -262,7 +279,13 @@ def _rounding(
     sizes = np.where(seen, (np.abs(q) @ np.abs(keys).T) * run.scale * (1 + 1e-9), 0.0)
     largest = sizes.max(axis=1, keepdims=True)
     rho = form.gamma(m + 8) * sizes + 3 * form.unit * (sizes + largest) + form.exp_units * form.unit * blocks
-    rho += 16 * m * form.smallest_normal * (1 + np.abs(q).max(axis=1, keepdims=True) + np.abs(keys).max())
+    rho += (
+        16
+        * m
+        * form.smallest_normal
+        * max(1.0, run.scale)
+        * (1 + np.abs(q).max(axis=1, keepdims=True) + np.abs(keys).max())
+    )
     rho = np.where(seen, rho, 0.0) * (1 + 1e-9)
     most = rho.max(axis=1)
     w = weights.upper() / least[:, None] * UP  # above the real weights
@@ -281,8 +304,10 @@ def _rounding(
     quotient = 2 * form.gamma(n + blocks + 7) / (1 - form.gamma(n + blocks + 7))
     lost = 8 * (n + 4) * form.smallest_normal * max(1.0, values.largest)
     sums = quotient * np.exp(2 * np.minimum(most, 50.0))[:, None] * absolute * (1 + 1e-9)
-    fits = (largest < form.largest / 8) & (most[:, None] < 50.0)
-    rounding = np.where(fits, spread + sums + lost, np.inf)
+    # an execution may compute the logits of keys that it then masks: inf - inf is NaN
+    widest = np.maximum(np.abs(run.prefix_keys).max(axis=0), np.abs(run.data_keys).max(axis=0))
+    fits = (np.abs(q) @ widest)[:, None] * max(run.scale, 1.0) * (1 + 1e-9) < form.largest / 8
+    rounding = np.where(fits & (most[:, None] < 50.0), spread + sums + lost, np.inf)
     furthest = np.maximum(np.abs(v[None] - target.mid[:, None]).max(axis=1) + target.rad, values.distance(rows, target))
     cap = (furthest + quotient * values.largest + lost) * (1 + 1e-9)
-    return rounding, np.where(largest < form.largest / 8, cap, np.inf)
+    return rounding, np.where(fits, cap, np.inf)

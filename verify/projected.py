@@ -18,13 +18,19 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from verify.precision import working_precision
+from verify.statement import StatementError
 
-__all__ = ["SINGLE", "EnumeratedLayer", "OutOfSeconds", "Projected", "View", "data_logits", "rotations", "still", "turned_back"]  # fmt: skip
+__all__ = ["MOST_WIDTH", "SINGLE", "TINY", "EnumeratedLayer", "OutOfSeconds", "Projected", "View", "data_logits", "rotations", "single_array", "still", "turned_back"]  # fmt: skip
 
 SINGLE = 2.0**-24
 """Unit round-off of float32."""
+TINY = 2.0**-126
+"""The smallest normal number of float32: what is below, operands included, may be lost."""
+MOST_WIDTH = 4096
+"""Coordinates of a query: the errors of float64's inner products are bounded for so many."""
 
 _INFLATE = 1 + 1e-6
+_FLOAT64 = 1e-6  # of a bound on float32's errors bounds those of float64: see the layers
 
 
 class OutOfSeconds(Exception):
@@ -37,13 +43,28 @@ def still(deadline: float) -> None:
         raise OutOfSeconds
 
 
+def single_array(name: str, x: np.ndarray, shape: tuple[int, ...], most: float) -> Float[np.ndarray, ...]:
+    """The same float32 numbers in memory that nothing can write to: a layer is hashed once, and what is hashed must be what is proved about.
+
+    What is such memory already is not copied again. Raises StatementError for another shape or type, no numbers, or some above `most` or not finite.
+    """
+    if not isinstance(x, np.ndarray) or x.shape != shape or x.dtype != np.float32 or not x.size:
+        found = f"shape {x.shape}, {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
+        raise StatementError(f"{name}: {found}; expected shape {shape} with at least one number, float32")
+    if not (x.min() >= -most and x.max() <= most):
+        raise StatementError(f"{name}: a number is not finite or above {most:g}")
+    if isinstance(x.base, bytes) and x.flags.c_contiguous:
+        return x
+    return np.ndarray(shape, np.float32, buffer=x.tobytes())
+
+
 @dataclass(frozen=True, eq=False)
 class Projected:
     """Queries, keys or values of every token, before a rotation, and what a float32 run may miss of them.
 
     exact: (tokens, width), float64; the run has exact + a (exact - centre) + b along + c with |a| <= factor, |b| <= shift, (tokens,) each, and |c| <= free,
     (tokens, width): the error of a norm is common to all coordinates, and moves logits by little where it moves coordinates by much. centre, along: (width,).
-    The errors of float64 are covered by `free`.
+    exact itself is real + a (exact - centre) + b along + c with 1e-6 of these bounds: float64 rounds, too, and where W x cancels all its digits may be wrong.
     """
 
     exact: Float[np.ndarray, "tokens width"]
@@ -64,6 +85,10 @@ class Projected:
         near = self.free[rows] @ np.abs(vectors).T
         near += self.factor[rows, None] * np.abs((self.exact[rows] - self.centre) @ vectors.T)
         return (near + self.shift[rows, None] * np.abs(vectors @ self.along)) * _INFLATE
+
+    def uncertain(self, rows: Int[np.ndarray, " m"], vectors: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "m n"]:
+        """Above what the inner products of these rows of `exact` with vectors are off from those of the real numbers."""
+        return _FLOAT64 * self.missed(rows, vectors)
 
     @property
     def largest(self) -> Float[np.ndarray, "tokens width"]:
@@ -96,6 +121,8 @@ class EnumeratedLayer(ABC):
     """A first layer whose queries are a finite set."""
 
     heads: int
+    frequencies: Float[np.ndarray, " pairs"]
+    """Of the rotary embedding, float32; zeros where nothing is rotated."""
 
     @property
     @abstractmethod
@@ -127,15 +154,15 @@ class EnumeratedLayer(ABC):
 
     @abstractmethod
     def fit(self, frequencies: Float[np.ndarray, " pairs"], positions: range) -> None:
-        """Raises StatementError where the layer has no such positions."""
+        """Raises StatementError where the layer rotates by other frequencies, or has no such positions."""
 
     @abstractmethod
-    def views(self, head: int, frequencies: Float[np.ndarray, " pairs"], positions: range) -> Iterator[View]:
-        """All queries of a head."""
+    def views(self, head: int, positions: range, deadline: float = math.inf) -> Iterator[View]:
+        """All queries of a head. Raises OutOfSeconds."""
 
     @abstractmethod
-    def largest_value(self, group: int, positions: range) -> float:
-        """Above every coordinate of every value."""
+    def largest_value(self, group: int, positions: range, deadline: float = math.inf) -> float:
+        """Above every coordinate of every value. Raises OutOfSeconds."""
 
     @abstractmethod
     def data_logits(
@@ -148,7 +175,8 @@ def data_logits(queries: Projected, keys: Projected, deadline: float = math.inf)
     """D_b: above every executed logit of token b's query with any token's key, at any two positions of a rotary embedding. Raises OutOfSeconds.
 
     The products are of non-negative float32 numbers, each rounded up: relative error below (pairs + 4) 2^-24. Keys come by decreasing length, and a query is
-    done when its length times theirs (Cauchy-Schwarz) is no more than what it has already.
+    done when its length times theirs (Cauchy-Schwarz) is no more than what it has already. What is lost below the normal range, here and in the run, is at
+    most 2^-126 of each factor's partner and 2^-126 of each product.
     """
     width = queries.exact.shape[1]
     up = 1 + 4 * SINGLE
@@ -166,18 +194,22 @@ def data_logits(queries: Projected, keys: Projected, deadline: float = math.inf)
                 still(deadline)
                 rows = alive[first : first + 4096]
                 largest[rows] = np.maximum(largest[rows], (a[rows] @ chunk).max(axis=1))
-    return largest * (1 + 2 * (width + 64) * SINGLE) / math.sqrt(width) * _INFLATE + 1e-30
+    lost = 8 * width * TINY * (1 + float(sizes.max()) + float(reach.max()))
+    return (largest * (1 + 2 * (width + 64) * SINGLE) + lost) / math.sqrt(width) * _INFLATE
 
 
 def rotations(
-    frequencies: Float[np.ndarray, " pairs"], positions: range
+    frequencies: Float[np.ndarray, " pairs"], positions: range, deadline: float = math.inf
 ) -> tuple[Float[np.ndarray, "positions pairs"], Float[np.ndarray, "positions pairs"]]:
-    """Cosines and sines of the float32 numbers position x frequency, each within 2^-52."""
+    """Cosines and sines of the float32 numbers position x frequency, each within 2^-52. Raises OutOfSeconds."""
     angles = (np.array(positions, dtype=np.float32)[:, None] * frequencies.astype(np.float32)[None]).astype(np.float64)
+    sines, cosines = np.empty(angles.shape), np.empty(angles.shape)
     with working_precision(80):
-        both = [flint.arb(a).sin_cos() for a in angles.ravel().tolist()]
-        sines, cosines = ([float(x[i].mid()) for x in both] for i in (0, 1))
-    return np.reshape(cosines, angles.shape), np.reshape(sines, angles.shape)
+        for i, row in enumerate(angles.tolist()):
+            still(deadline)
+            both = [flint.arb(a).sin_cos() for a in row]
+            sines[i], cosines[i] = ([float(x[k].mid()) for x in both] for k in (0, 1))
+    return cosines, sines
 
 
 def turned_back(

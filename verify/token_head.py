@@ -19,6 +19,7 @@ pair, whatever the two positions), so S <= T exp(D_b - s_o + delta_o) for a text
 Softmax and weighted sum, n = T + N terms, numerator and denominator each: sums, products and rescalings of blocks (one a block) are at most 2n + 32 roundings;
 exp misses by 64u, once for the token and once for each of at most n/64 blocks, and by u |s - max| in total (w |s - max| <= 1/e for each token). Together at
 most (7n + 200) u max|v| (1 + 1e-3) on the output.
+What underflows in logits and sums is below 1e-18 of a logit and below 1e-25 of the largest value: far inside the last two lines.
 Float64, in which all this is evaluated, adds relative errors below 1e-12 to terms that the factor 1 + 1e-6 has enlarged, and 1e-12 where nothing else covers it.
 """
 
@@ -33,14 +34,16 @@ from jaxtyping import Float
 
 from verify.ball import _exp_point
 from verify.first_layer import FirstLayer
-from verify.projected import SINGLE, EnumeratedLayer, View, still, turned_back
+from verify.projected import MOST_WIDTH, SINGLE, EnumeratedLayer, View, still, turned_back
 from verify.statement import StatementError
+from verify.stored_arrays import stored_array, stored_integer
 
 __all__ = ["Examined", "Target", "TokenHead", "examine", "spill_of_sibling"]
 
 _BLOCK = 1 << 21  # float64 numbers in one array of logits
 _ROWS = 4096
 _INFLATE = 1 + 1e-6
+_SINGLE = ("keys", "values", "frequencies")
 _TOO_LARGE = 1e7  # a logit beyond this carries no information in float32 anyway
 
 Target = Callable[[View, np.ndarray], tuple[Float[np.ndarray, "tokens ..."], Float[np.ndarray, "tokens ..."]]]
@@ -49,7 +52,7 @@ Target = Callable[[View, np.ndarray], tuple[Float[np.ndarray, "tokens ..."], Flo
 
 @dataclass(frozen=True, eq=False)
 class TokenHead:
-    """A prefix for one head of the first layer, as it is cached: keys after the rotation.
+    """A prefix for one head of the first layer, as it is cached: keys after the rotation. Arrays are copied as float64, read-only.
 
     keys: (N, width), values: (N, width), numbers of float32; codes: (N,), offset, direction: (width,): values are offset + code direction up to rounding;
     frequencies: (width / 2,), float32, of the rotary embedding; positions first..last of queries; length: tokens of a text, at most.
@@ -68,24 +71,23 @@ class TokenHead:
     length: int
 
     def __post_init__(self) -> None:
-        if self.keys.ndim != 2 or not len(self.keys) or self.keys.shape[1] % 2 or not self.keys.shape[1]:
-            raise StatementError(f"keys: shape {self.keys.shape}, expected (tokens, an even width)")
-        n, width = self.keys.shape
+        stored_integer("head", self.head, least=0)
+        n, width = stored_array("keys", self.keys, (None, None)).shape
+        if not 1 <= n <= 256 or width % 2 or not 2 <= width <= MOST_WIDTH:
+            raise StatementError(
+                f"keys: shape {n, width}, expected 1 to 256 tokens and an even width, at most {MOST_WIDTH}"
+            )
         shapes = {"keys": (n, width), "values": (n, width), "codes": (n,), "offset": (width,), "direction": (width,), "frequencies": (width // 2,)}  # fmt: skip
         for name, shape in shapes.items():
-            array = getattr(self, name)
-            if array.shape != shape or not (np.abs(array) <= 1e12).all():
-                raise StatementError(f"{name}: shape {array.shape}, expected {shape} with finite numbers up to 1e12")
-        for name in ("keys", "values", "frequencies"):
-            array = getattr(self, name)
-            if not (array.astype(np.float32) == array).all():
+            array = stored_array(name, getattr(self, name), shape)
+            if not (np.abs(array) <= 1e12).all():
+                raise StatementError(f"{name}: has an entry of size {np.abs(array).max():.3g}, at most 1e12")
+            if name in _SINGLE and not (array.astype(np.float32) == array).all():
                 raise StatementError(f"{name}: not numbers of float32; round them first, the run will")
-        if n > 256:
-            raise StatementError(f"keys: {n} tokens, at most 256")
-        if not (0 <= self.first <= self.last < 2**16 and 1 <= self.length <= 2**16):
-            raise StatementError(
-                f"first = {self.first}, last = {self.last}, length = {self.length}: expected 0 <= first <= last < 65536, length >= 1"
-            )
+            object.__setattr__(self, name, array)
+        last = stored_integer("last", self.last, least=0, most=2**16 - 1)
+        stored_integer("first", self.first, least=0, most=last)
+        stored_integer("length", self.length, least=1, most=2**16)
 
     @property
     def positions(self) -> range:
@@ -217,10 +219,10 @@ def examine(layer: EnumeratedLayer, prefix: TokenHead, target: Target, deadline:
     _fit(layer, prefix)
     group = layer.group(prefix.head)
     data_of = layer.data_logits(group, prefix.positions, deadline)
-    largest_data = layer.largest_value(group, prefix.positions)
+    largest_data = layer.largest_value(group, prefix.positions, deadline)
     found = [
         _examine(view, prefix, target, data_of(view), largest_data, deadline)
-        for view in layer.views(prefix.head, prefix.frequencies, prefix.positions)
+        for view in layer.views(prefix.head, prefix.positions, deadline)
     ]
     worst = max(found, key=lambda part: part.error)
     rounded = _softmax_rounding(prefix, largest_data)
@@ -232,8 +234,13 @@ _MAXIMA = ("scalar_error", "data_share", "largest_logit", "logit_rounding")
 
 
 def _softmax_rounding(prefix: TokenHead, largest_data: float) -> float:
-    n, largest_value = len(prefix.codes), float(np.abs(prefix.values).max())
-    return (7 * (prefix.length + n) + 200) * SINGLE * max(largest_data, largest_value) * 1.001 + 1e-20
+    largest_value = float(np.abs(prefix.values).max())
+    return _roundings(prefix) * max(largest_data, largest_value) * 1.001 + 1e-20
+
+
+def _roundings(prefix: TokenHead) -> float:
+    """(7 n + 200) u: of softmax and weighted sum."""
+    return (7 * (prefix.length + len(prefix.codes)) + 200) * SINGLE
 
 
 def _examine(
@@ -248,6 +255,7 @@ def _examine(
     largest_value = float(np.abs(prefix.values).max())
     reach = float(np.abs(prefix.direction).max())
     codes = prefix.codes
+    still(deadline)
     logits = _Logits(view, prefix)
     worst, at = -1.0, (0, 0)
     scalar = share = top = slip = 0.0
@@ -286,7 +294,8 @@ def spill_of_sibling(layer: FirstLayer, prefix: TokenHead, sibling: int, deadlin
     """Above the share of its attention that another head of the group gives to the prefix, over all its queries.
 
     The query's own token is among the data tokens, and its logit <q, k>/8 does not depend on the position; so the share is at most
-    sum_j exp(s_j + delta_j - self + error of self).
+    sum_j exp(s_j + delta_j - self + error of self). Sums of n = T + N weights, their rescalings and exp (of a logit less than 104 below the largest, or it
+    underflows) round numerator and denominator by less than (7 n + 200) u each; what underflows is below 1e-36 for each key.
     """
     _fit(layer, prefix)
     queries, keys = layer.queries(sibling), layer.keys(layer.group(sibling))
@@ -296,18 +305,22 @@ def spill_of_sibling(layer: FirstLayer, prefix: TokenHead, sibling: int, deadlin
     pairs = (queries.pair_norms() * keys.pair_norms()).sum(axis=1)
     slack = (queries.error * keys.largest + np.abs(queries.exact) * keys.error).sum(axis=1) * scale
     own -= (slack + 2 * (width + 32) * SINGLE * pairs * scale) * _INFLATE
-    (view,) = layer.views(sibling, prefix.frequencies, prefix.positions)
-    logits = _Logits(view, prefix)
     worst = 0.0
-    for rows in _blocks(logits, prefix):
-        still(deadline)
-        with np.errstate(all="ignore"):
-            sums, first = logits.errors(rows, range(len(prefix.keys)))
-            real = logits.real(rows)
-            highest = [
-                (x + a + first).max(axis=1) + logits.own[rows, j]
-                for j, (x, a) in enumerate(zip(real, sums, strict=True))
-            ]
-            found = _exp(np.array(highest) - own[rows]).sum(axis=0).max() * _INFLATE
-        worst = max(worst, float(found) if math.isfinite(found) else math.inf)
-    return min(worst * 1.001, 1.0)  # softmax rounds, too: see the module
+    for view in layer.views(sibling, prefix.positions, deadline):
+        logits = _Logits(view, prefix)
+        for rows in _blocks(logits, prefix):
+            still(deadline)
+            with np.errstate(all="ignore"):
+                worst = _above(worst, _mass(logits, rows, own[rows]))
+    rounded = 2 * _roundings(prefix)
+    return min(worst * (1 + rounded) + 1e-36 * len(prefix.keys), 1 + rounded)
+
+
+def _mass(logits: _Logits, rows: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Above the weight of all prefix keys relative to that of a query's own token, (tokens,)."""
+    sums, first = logits.errors(rows, range(len(logits.backs)))
+    real = logits.real(rows)
+    highest = [
+        (x + a + first).max(axis=1) + logits.own[rows, j] for j, (x, a) in enumerate(zip(real, sums, strict=True))
+    ]
+    return _exp(np.array(highest) - own).sum(axis=0) * _INFLATE

@@ -1,7 +1,10 @@
 """A function of a projective read-out, computed by a head of the first layer for every text.
 
 t(q) = <r, q> / <c, q> needs no constant coordinate, only <c, q> > 0 on all queries, which the enumeration sees. phi = f(t), with f enclosed in ball
-arithmetic on `CELLS` cells of its interval; t is known within the float64 rounding of two inner products, 2e-14 |q| (|r| + |t| |c|) / <c, q>.
+arithmetic on `CELLS` cells of its interval, t of the real query. Of <r, q> and <c, q> float64 misses
+  - by the inner product and the turned r, (width + 16) 2^-53 |q| |r|;
+  - by q itself, which is float64's own W x and may have cancelled: `Projected.uncertain`.
+With a and b their sums for r and c, and b <= <c, q> / 2, t is known within 2 (a + |t| b) / <c, q>.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from verify.expression import Expression
 from verify.jets import jets
 from verify.projected import EnumeratedLayer, View, turned_back
 from verify.statement import StatementError
+from verify.stored_arrays import stored_array, stored_number
 from verify.token_head import Target
 from verify.token_trigger import HeadStatement
 
@@ -56,13 +60,16 @@ class TokenReadOut(HeadStatement):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("read_out", "positive"):
-            array = getattr(self, name)
-            if array.shape != self.prefix.offset.shape or not (np.abs(array) <= 1e9).all():
-                raise StatementError(
-                    f"{name}: shape {array.shape}, expected {self.prefix.offset.shape}, numbers up to 1e9"
-                )
+            array = stored_array(name, getattr(self, name), self.prefix.offset.shape)
+            if not (np.abs(array) <= 1e9).all():
+                raise StatementError(f"{name}: has an entry of size {np.abs(array).max():.3g}, at most 1e9")
+            object.__setattr__(self, name, array)
+        if not isinstance(self.expression, Expression):
+            raise StatementError(f"expression: {type(self.expression).__name__}, expected a verify Expression")
         if self.expression.dimension != 1 or len(self.expression.outputs) != 1:
             raise StatementError(f"expression: {self.expression}, expected one value of one variable")
+        for name in ("lo", "hi"):
+            stored_number(name, getattr(self, name))
         if not (-1e9 <= self.lo < self.hi <= 1e9 and self.hi - self.lo >= 1e-6 * max(abs(self.lo), abs(self.hi))):
             raise StatementError(
                 f"lo = {self.lo}, hi = {self.hi}: expected an interval, not shorter than 1e-6 of its ends"
@@ -81,15 +88,20 @@ class TokenReadOut(HeadStatement):
         assert range_of is not None
         low, high = (np.broadcast_to(x.reshape(-1), (CELLS,)) for x in (range_of.lower(), range_of.upper()))
         step = (self.hi - self.lo) / CELLS
+        unit = (layer.width + 16) * 2.0**-53 * 1.001
 
         def phi(view: View, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             queries = view.queries.exact[rows]
-            t, positive = read_out(queries, turned(view, self.read_out, self.positive))
+            backs = turned(view, self.read_out, self.positive)
+            t, positive = read_out(queries, backs)
             norms = np.linalg.norm(queries, axis=1)[:, None]
             with np.errstate(all="ignore"):
-                pad = 4e-14 * norms * (sizes[0] + np.abs(t) * sizes[1]) / positive
-                inside = (positive > 1e-12 * norms * sizes[1]) & (t - pad >= self.lo) & (t + pad <= self.hi)
-                inside &= pad <= 0.25 * step
+                a, b = (
+                    unit * norms * size + view.queries.uncertain(rows, back)
+                    for size, back in zip(sizes, backs, strict=True)
+                )
+                pad = 2 * (a + np.abs(t) * b) / positive
+                inside = (positive > 2 * b) & (t - pad >= self.lo) & (t + pad <= self.hi) & (pad <= 0.25 * step)
                 # the edges of cells are rounded by less than a pad of 1e-3 step
                 i, j = (
                     np.clip(np.where(inside, (t + d - self.lo) / step, 0.0), 0, CELLS - 1).astype(int)

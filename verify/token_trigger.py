@@ -6,6 +6,8 @@ looks at every token at every position (`verify.token_head`); without them nothi
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +21,7 @@ from verify.certificate import Status, downward, upward
 from verify.first_layer import FirstLayer
 from verify.projected import EnumeratedLayer, OutOfSeconds, View
 from verify.statement import Statement, StatementError, Verdict
+from verify.stored_arrays import stored_array, stored_number
 from verify.token_head import Examined, Target, TokenHead, examine, spill_of_sibling
 
 __all__ = ["HeadStatement", "TokenTrigger"]
@@ -38,12 +41,17 @@ class HeadStatement(Statement):
     spill: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.eps) and self.eps > 0):
-            raise StatementError(f"eps = {self.eps}: expected a positive number")
-        if not 0 < self.spill <= 1:
+        if not isinstance(self.prefix, TokenHead):
+            raise StatementError(f"prefix: {type(self.prefix).__name__}, expected a TokenHead")
+        stored_number("eps", self.eps, above=0.0)
+        if stored_number("spill", self.spill, above=0.0) > 1:
             raise StatementError(f"spill = {self.spill}: expected a share, above 0 and at most 1")
-        if len(self.weights) != 64 or not set(self.weights) <= set("0123456789abcdef"):
-            raise StatementError(f"weights = {self.weights[:80]!r}: expected a SHA-256 in hexadecimal digits")
+        if (
+            not isinstance(self.weights, str)
+            or len(self.weights) != 64
+            or not set(self.weights) <= set("0123456789abcdef")
+        ):
+            raise StatementError(f"weights = {str(self.weights)[:80]!r}: expected a SHA-256 in hexadecimal digits")
 
     @property
     def quantity(self) -> str:
@@ -56,13 +64,22 @@ class HeadStatement(Statement):
     def decide(
         self, *, seconds: float = math.inf, weights: EnumeratedLayer | Callable[[], EnumeratedLayer] | None = None
     ) -> Verdict:
-        """The verdict for these weights (or what loads them). Undecided without them, with others, or beyond `seconds`."""
+        """The verdict for these weights (or a function that loads them). Undecided without them, with others, or beyond `seconds`.
+
+        Raises StatementError where `weights` is something else, or `seconds` no number.
+        """
         started = time.monotonic()
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float, np.number)) or math.isnan(seconds):
+            raise StatementError(f"seconds = {seconds!r}: expected a number of seconds, or math.inf")
         if weights is None:
             return self._undecided(
                 f"needs the layer's weights, SHA-256 {self.weights}: from Python, verify.check_statement(path, weights=Site(...).first_layer)"
             )
-        layer = weights() if callable(weights) else weights
+        layer = weights() if inspect.isroutine(weights) or isinstance(weights, functools.partial) else weights
+        if not isinstance(layer, EnumeratedLayer):
+            raise StatementError(
+                f"weights: {type(layer).__name__}, expected a layer: Site(...).first_layer, or constructions.pretrained.site.layer_of(model), or a function that returns one"
+            )
         if layer.sha256 != self.weights:
             return self._undecided(
                 f"these are other weights: SHA-256 {layer.sha256}, the statement is about {self.weights}"
@@ -92,7 +109,7 @@ class HeadStatement(Statement):
         reason = ""
         if not found.error <= self.eps:
             reason = f"the bound {upward(found.error)} at token {found.token}, position {found.position} is above eps = {self.eps:g}"
-        elif spilt > self.spill:
+        elif self.spill < 1 and not spilt <= self.spill:
             reason = f"a sibling head may give the prefix a share of {upward(spilt)}, above spill = {self.spill:g}"
         status = Status.UNDECIDED if reason else Status.PROVED
         return Verdict(status, 0.0, found.error, ROUTE, reason, (assumption,), numbers)
@@ -113,7 +130,7 @@ class HeadStatement(Statement):
 
     @staticmethod
     def _shared_from(data: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[TokenHead, str, float, float]:
-        numbers = {name: _integer(name, data[name]) for name in ("head", "first", "last", "length")}
+        numbers = {name: data[name] for name in ("head", "first", "last", "length")}
         parts = {name: arrays[name] for name in _SHARED}
         prefix = TokenHead(**parts, **numbers)  # type: ignore[arg-type]
         return prefix, str(data["weights"]), float.fromhex(data["eps"]), float.fromhex(data["spill"])
@@ -124,12 +141,6 @@ def _spills(layer: EnumeratedLayer, prefix: TokenHead, deadline: float) -> dict[
     if not isinstance(layer, FirstLayer):
         return {}
     return {h: spill_of_sibling(layer, prefix, h, deadline) for h in layer.siblings(prefix.head)}
-
-
-def _integer(name: str, x: Any) -> int:
-    if not isinstance(x, int) or isinstance(x, bool):
-        raise StatementError(f"{name} = {x!r}: expected an integer")
-    return x
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,13 +155,18 @@ class TokenTrigger(HeadStatement):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        t = self.tokens
-        if t.ndim != 1 or t.dtype.kind not in "iu" or (t < 0).any() or (np.diff(t.astype(np.int64)) <= 0).any():
-            raise StatementError(f"tokens: shape {t.shape}, {t.dtype}; expected increasing numbers of tokens")
-        if self.marks.shape != t.shape or not np.isfinite([*self.marks, self.elsewhere]).all():
+        t = np.asarray(self.tokens)
+        if t.ndim != 1 or t.dtype.kind not in "iu" or (t < 0).any() or (t >= 2**31).any():
             raise StatementError(
-                f"marks: shape {self.marks.shape}, expected one finite number for each of {len(t)} tokens"
+                f"tokens: shape {t.shape}, {t.dtype}; expected increasing numbers of tokens below 2^31"
             )
+        t = t.astype(np.int64)
+        if (np.diff(t) <= 0).any():
+            raise StatementError("tokens: not increasing; sort them, each once")
+        t.setflags(write=False)
+        object.__setattr__(self, "tokens", t)
+        object.__setattr__(self, "marks", stored_array("marks", self.marks, (len(t),)))
+        stored_number("elsewhere", self.elsewhere)
 
     @property
     def sentence(self) -> str:

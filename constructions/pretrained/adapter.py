@@ -10,7 +10,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from constructions.export.checked import required
 from constructions.pretrained.shape import is_encoder, shape_of
+from constructions.pretrained.site import SiteError
 
 __all__ = ["save_adapter"]
 
@@ -18,13 +20,10 @@ __all__ = ["save_adapter"]
 def save_adapter(path: str | os.PathLike[str], model: Any, cache: Any) -> Path:
     """Write the cache (from `injection.cache_of`, batch 1) as an adapter folder. Returns the path.
 
-    Raises ImportError, with the command, where peft is missing; ValueError if the cache is not of this model or not float32.
+    Raises MissingExtraError, with the command, where torch or peft is missing; SiteError if the cache is not of this model or not float32.
     """
-    try:
-        from peft import PrefixTuningConfig, TaskType
-    except ImportError as error:
-        raise ImportError("save_adapter needs peft. Run pip install 'prefix-compiler[pretrained]'") from error
-    import torch
+    torch = required("torch", "save_adapter", "pretrained")
+    peft = required("peft", "save_adapter", "pretrained")
     from safetensors.torch import save_file
 
     shape = shape_of(model)
@@ -32,14 +31,14 @@ def save_adapter(path: str | os.PathLike[str], model: Any, cache: Any) -> Path:
     parts = [part for layer in cache.layers for part in (layer.keys, layer.values)]
     n = parts[0].shape[2]
     if len(parts) != 2 * shape.layers or any(p.shape != (1, groups, n, width) for p in parts):
-        raise ValueError(
+        raise SiteError(
             f"cache: {len(parts) // 2} layers of shape {tuple(parts[0].shape)}, expected {shape.layers} of (1, {groups}, N, {width})"
         )
     if any(p.dtype != torch.float32 for p in parts):
-        raise ValueError(f"cache: {parts[0].dtype}, expected float32, which PEFT stores")
+        raise SiteError(f"cache: {parts[0].dtype}, expected float32, which PEFT stores")
     matrix = torch.stack([p[0] for p in parts]).permute(2, 0, 1, 3).reshape(n, -1).contiguous()
-    settings = PrefixTuningConfig(
-        task_type=TaskType.FEATURE_EXTRACTION if is_encoder(model) else TaskType.CAUSAL_LM,
+    settings = peft.PrefixTuningConfig(
+        task_type=peft.TaskType.FEATURE_EXTRACTION if is_encoder(model) else peft.TaskType.CAUSAL_LM,
         num_virtual_tokens=n,
         num_layers=shape.layers,
         token_dim=groups * width,

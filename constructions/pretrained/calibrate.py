@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from scipy.optimize import linprog, nnls
 
 from constructions.pretrained.recording import record
+from constructions.pretrained.shape import shape_of
 from constructions.pretrained.site import SiteError
 
 __all__ = ["NoDirection", "Positive", "positive_direction", "probe", "quiet_directions", "shortest_positive", "widest"]
@@ -135,18 +136,17 @@ def quiet_directions(
 ) -> Float[np.ndarray, "layers groups m"]:
     """For every layer and group a direction with <c, q> >= 1 on the queries of sample texts that start at position `tokens`: keys far out in the opposite
     direction get next to no attention *on such texts*. Where the programme has no solution, the mean query over its squared length."""
-    config = model.config
-    layers, groups = config.num_hidden_layers, config.num_key_value_heads
+    shape = shape_of(model)
+    layers, groups, width = shape.layers, shape.groups, shape.width
     queries: list[list[np.ndarray]] = [[] for _ in range(layers)]
     for i, ids in enumerate(pieces):
         for layer, found in record(model, ids, range(layers), start=tokens).items():
             queries[layer].append(found.queries.astype(np.float32))
         if report:
             report(0.5 * (i + 1) / len(pieces), "queries of every layer")
-    width = config.hidden_size // config.num_attention_heads
     out = np.empty((layers, groups, width))
     for layer in range(layers):
-        q = np.concatenate(queries[layer]).reshape(-1, groups, config.num_attention_heads // groups, width)
+        q = np.concatenate(queries[layer]).reshape(-1, groups, shape.heads // groups, width)
         queries[layer] = []
         for group in range(groups):
             part = q[:, group].reshape(-1, width).astype(np.float64)

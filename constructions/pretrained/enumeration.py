@@ -54,6 +54,7 @@ class Context:
         head, positions = site.head or 0, _positions(site, len(values))
         group = layer.group(head)
         largest_data, largest_value = layer.largest_value(group, positions), float(np.abs(values).max())
+        site.refuse_mixing(eps, largest_data)
         floor = (7 * (site.length + len(values)) + 200) * SINGLE * max(largest_data, largest_value)
         if floor >= 0.75 * eps:
             raise SiteError(
@@ -62,10 +63,15 @@ class Context:
             )
         views = tuple(_looked_at(site, layer, positions))
         data_of = layer.data_logits(group, positions)
-        data = np.concatenate([data_of(view) for view in views])
-        queries = np.concatenate([view.queries.exact for view in views])
+        if isinstance(layer, EncoderLayer):
+            different, turns = views, (views[0].cosines, views[0].sines)
+        else:  # all views are of the same queries, turned by other angles
+            different = views[:1]
+            turns = (np.concatenate([v.cosines for v in views]), np.concatenate([v.sines for v in views]))
+        data = np.concatenate([data_of(view) for view in different])
+        queries = np.concatenate([view.queries.exact for view in different])
         siblings = _siblings(layer, head) if site.exclusive and isinstance(layer, FirstLayer) else ()
-        turns, rows = (views[0].cosines, views[0].sines), np.tile(np.arange(layer.vocabulary), len(views))
+        rows = np.tile(np.arange(layer.vocabulary), len(different))
         largest = largest_data + largest_value
         return Context(site, layer, len(values), rows, queries, data, *turns, largest, siblings)
 
@@ -97,7 +103,7 @@ class Context:
         data_of = self.layer.data_logits(self.layer.group(self.site.head or 0), self.positions)
         everyone, worst = np.arange(self.layer.vocabulary), -math.inf
         parts = [(self.rows, self.queries, self.data)]
-        for view in self.layer.views(self.site.head or 0, self.site.frequencies, self.positions):
+        for view in self.layer.views(self.site.head or 0, self.positions):
             here = replace(self, rows=everyone, queries=view.queries.exact, data=data_of(view))
             missing = violations(make(here), keys)
             worst = max(worst, float(missing.max()))
@@ -136,12 +142,11 @@ def _positions(site: Site, tokens: int) -> range:
 
 
 def _looked_at(site: Site, layer: EnumeratedLayer, positions: range) -> Iterator[View]:
-    frequencies = site.frequencies
     if not isinstance(layer, EncoderLayer):
-        yield from layer.views(site.head or 0, frequencies, positions)
+        yield from layer.views(site.head or 0, positions)
         return
     for p in sorted({*(p for p in _FIRST_LOOKED_AT if p in positions), positions[-1]}):
-        yield from layer.views(site.head or 0, frequencies, range(p, p + 1))
+        yield from layer.views(site.head or 0, range(p, p + 1))
 
 
 def _siblings(layer: FirstLayer, head: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:

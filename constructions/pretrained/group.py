@@ -25,9 +25,11 @@ from jaxtyping import Float
 from constructions.from_sympy import from_sympy
 from constructions.pretrained import smollm
 from constructions.pretrained.calibrate import Positive, positive_direction, probe, quiet_directions, widest
+from constructions.pretrained.exclusive import exclusivity
 from constructions.pretrained.injection import cache_of
-from constructions.pretrained.recording import Recorded, record
-from constructions.pretrained.site import Site, SiteError
+from constructions.pretrained.recording import Recorded, record, token_numbers
+from constructions.pretrained.shape import Shape, is_encoder, shape_of
+from constructions.pretrained.site import Site, SiteError, direction_of, positive_number
 from constructions.progress import reporting
 from verify.expression import Expression
 
@@ -79,7 +81,7 @@ class CalibratedPrefix:
         return len(self.groups[0].keys)
 
     def cache(self, model: Any) -> Any:
-        """The prefix as past_key_values; a cache grows in use, make one for each run."""
+        """The prefix as past_key_values; a cache grows in use, make one for each run. Raises SiteError for a model of another shape."""
         return cache_of(model, {(g.layer, g.group): (g.keys, g.values) for g in self.groups}, self.quiet)
 
     def verify(self, model: Any, ids: np.ndarray) -> Any:
@@ -120,26 +122,30 @@ def compile_group(
     prefix tokens; sharpness: beta kappa h^2 at the smallest kappa, larger makes
     steps steeper and logits larger; quiet: from `quiet_directions`, where known; model: the loaded `site.model`. Raises SiteError with the numbers where it cannot be done.
     """
-    names = sorted(str(s) for s in f.free_symbols)
-    if site.group is None or len(names) != 1:
-        raise SiteError(
-            f"group = {site.group}, f: {f}; expected Site(group=...) and an expression in one variable, the read-out on [-1, 1]"
-        )
-    if not (math.isfinite(eps) and eps > 0):
-        raise SiteError(f"eps = {eps}: expected a positive number")
+    expression = _expression(f, site)
+    eps, sharpness = positive_number("eps", eps), positive_number("sharpness", sharpness)
+    if sharpness > 1e6:
+        raise SiteError(f"sharpness = {sharpness:g}: at most 1e6; keys that large overflow float32")
+    for name, x, least, most in (("tokens", tokens, 1, _MOST_TOKENS), ("seed", seed, 0, 2**32 - 1)):
+        if isinstance(x, bool) or not isinstance(x, int | np.integer) or not least <= x <= most:
+            raise SiteError(f"{name} = {x!r}: expected a whole number, {least} to {most}")
     if on is not None and on.groups[-1].layer >= site.layer:
         raise SiteError(
             f"layer = {site.layer}: `on` has something in layer {on.groups[-1].layer}; compile from the lowest layer up"
         )
-    long = max((len(p) for p in pieces), default=0)
-    if not 0 < long <= site.length:
-        raise SiteError(
-            f"pieces: {len(pieces)} texts of up to {long} tokens, expected some of at most length = {site.length}"
-        )
-    expression = from_sympy([f], names)
-    model = model or (smollm.load_model() if isinstance(site.model, str) else site.model)
-    width = model.config.hidden_size // model.config.num_attention_heads
-    along = np.eye(width)[0] if direction is None else np.asarray(direction, dtype=np.float64)
+    model, shape = _model(site, model)
+    pieces = [token_numbers("pieces", ids, model, site.length) for ids in pieces]
+    if not pieces:
+        raise SiteError("pieces: no texts, expected the token numbers of some")
+    width = shape.width
+    along = np.eye(width)[0] if direction is None else direction_of("direction", direction, width)
+    if offset is not None and (np.any(offset) or np.shape(offset) != (width,)):
+        direction_of("offset", offset, width)
+    for name in ("read_out", "positive"):
+        if getattr(site, name) is not None:
+            direction_of(name, getattr(site, name), width)
+    if quiet is not None and (np.shape(quiet) != (shape.layers, shape.groups, width) or not np.isfinite(quiet).all()):
+        raise SiteError(f"quiet: shape {np.shape(quiet)}, expected {(shape.layers, shape.groups, width)}, finite; pass quiet_directions(model, ...)")  # fmt: skip
     reach = float(np.abs(along).max())
     codes = covering_of(expression, eps, reach, on.length if on else tokens)
     if on is not None and len(codes) != on.length:
@@ -149,17 +155,61 @@ def compile_group(
         if quiet is None:
             quiet = quiet_directions(model, pieces, len(codes), report)
         seen = _Seen.of(model, site, pieces, on, quiet, len(codes))
+        site.refuse_mixing(eps, seen.largest)
+        if site.head is not None:
+            _refuse_alone(site, seen, shape, pieces, eps)
         report(0.8, f"read-out of {len(seen.queries)} queries")
         c = _positive(site, seen, seed)
         r = _read_out(site, seen, c.direction, marked, pieces)
-        base = seen.mean if offset is None else np.asarray(offset, dtype=np.float64)
+        base = seen.mean if offset is None else np.zeros(width) + np.asarray(offset, dtype=np.float64)
         values = _single(base + codes[:, None] * along)
         keys, largest = _keys(seen, r, c.direction, len(codes), eps, float(np.abs(values).max()), sharpness)
     _refuse(site, keys, largest, eps, reach * float(np.ptp(codes)))
     kappa = seen.queries @ c.direction
     limits = (float(kappa.min()), float(kappa.max()))
-    made = CompiledGroup(site.layer, site.group, keys, values, base, along, r, c.direction, expression, eps, limits, len(kappa), largest)  # fmt: skip
+    made = CompiledGroup(site.layer, site.group or 0, keys, values, base, along, r, c.direction, expression, eps, limits, len(kappa), largest)  # fmt: skip
     return CalibratedPrefix((*(on.groups if on else ()), made), quiet, tuple(pieces))
+
+
+def _expression(f: Any, site: Site) -> Expression:
+    """f for the kernel. Raises SiteError for what is no expression in one variable."""
+    if not isinstance(site, Site):
+        raise SiteError(f"site: {site!r}, expected a Site(group=...), whose heads all compute f")
+    if not isinstance(f, sp.Expr) or isinstance(f, sp.MatrixBase) or len(f.free_symbols) != 1:
+        raise SiteError(f"f: {f!r}, expected a sympy expression in one variable, the read-out on [-1, 1]")
+    return from_sympy([f], [str(s) for s in f.free_symbols])
+
+
+def _model(site: Site, model: Any) -> tuple[Any, Shape]:
+    """The model and its shape. Raises SiteError where it has no such layer or group."""
+    if model is None:
+        if site.model == "minilm":
+            raise SiteError(
+                "model = 'minilm': groups are compiled for causal models; pass Site('smollm2', ...) or a Llama"
+            )
+        model = smollm.load_model() if isinstance(site.model, str) else site.model
+    if is_encoder(model) or not hasattr(model, "model"):
+        raise SiteError(f"model: {type(model).__name__}; groups are compiled for causal models laid out like Llama")
+    shape = shape_of(model)
+    if not 0 <= site.layer < shape.layers or not 0 <= _group(site, shape) < shape.groups:
+        raise SiteError(f"layer = {site.layer}, group = {site.group}: the model has layers 0 to {shape.layers - 1}, groups 0 to {shape.groups - 1}")  # fmt: skip
+    return model, shape
+
+
+def _group(site: Site, shape: Shape) -> int:
+    """The group of a site, or of its head."""
+    return site.group if site.group is not None else (site.head or 0) // (shape.heads // shape.groups)
+
+
+def _refuse_alone(site: Site, seen: _Seen, shape: Shape, pieces: Sequence[np.ndarray], eps: float) -> None:
+    """A head of a later layer has no prefix to itself; the programme's numbers say why, or how little that it has one on this text says."""
+    head = (site.head or 0) % (shape.heads // shape.groups)
+    number = np.concatenate([np.repeat(np.arange(seen.heads), len(ids)) for ids in pieces])
+    share = min(0.5, eps / (4 * seen.largest))
+    found = exclusivity(seen.queries * seen.scale, seen.data, number == head, share, site.spill)
+    step = f"compile the group of the {seen.heads} heads that read the same keys: Site(layer={site.layer}, group={_group(site, shape)})"
+    more = "" if found.missed > 0 else "; on other text it may not, and nothing bounds by how much"
+    raise SiteError(f"head = {site.head} of layer {site.layer}, alone: {found}{more}; {step}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,14 +226,14 @@ class _Seen:
 
     @staticmethod
     def of(model: Any, site: Site, pieces: Sequence[np.ndarray], on: CalibratedPrefix | None, quiet: np.ndarray, count: int) -> _Seen:  # fmt: skip
-        width = quiet.shape[2]
-        silent = -60 * math.sqrt(width) * np.broadcast_to(quiet[site.layer, site.group or 0], (count, width))
+        width, group = quiet.shape[2], _group(site, shape_of(model))
+        silent = -60 * math.sqrt(width) * np.broadcast_to(quiet[site.layer, group], (count, width))
         entries = {(g.layer, g.group): (g.keys, g.values) for g in (on.groups if on else ())}
-        entries[site.layer, site.group or 0] = (silent, np.zeros((count, width)))
+        entries[site.layer, group] = (silent, np.zeros((count, width)))
         runs: list[Recorded] = [
             record(model, ids, [site.layer], cache_of(model, entries, quiet))[site.layer] for ids in pieces
         ]
-        group, heads = site.group or 0, runs[0].heads(site.group or 0)
+        heads = runs[0].heads(group)
         queries, data = [], []
         for run in runs:
             keys, n = run.keys[group, run.prefix :], len(run.queries)
@@ -231,7 +281,7 @@ def _read_out(site: Site, seen: _Seen, c: np.ndarray, marked: Any, pieces: Seque
     """r with t in [-1, 1] on the calibration text; for a probe both signs keep their sides."""
     kappa = seen.queries @ c
     if site.read_out is None and marked is not None:
-        flags = np.concatenate([np.tile(np.asarray(marked(ids), dtype=bool), seen.heads) for ids in pieces])
+        flags = np.concatenate([np.tile(_flags(marked, ids), seen.heads) for ids in pieces])
         r = probe(seen.queries, flags)
         return r / float(np.abs(seen.queries @ r / kappa).max() * (1 + 1e-9))
     r = widest(seen.queries, c) if site.read_out is None else np.asarray(site.read_out, dtype=np.float64)
@@ -240,6 +290,15 @@ def _read_out(site: Site, seen: _Seen, c: np.ndarray, marked: Any, pieces: Seque
     if not half > 1e-9:
         raise SiteError("read_out: the read-out does not vary on the calibration text; pass another direction")
     return (r - 0.5 * (t.max() + t.min()) * c) / half
+
+
+def _flags(marked: Callable[[np.ndarray], np.ndarray], ids: np.ndarray) -> np.ndarray:
+    flags = np.asarray(marked(ids))
+    if flags.shape != ids.shape:
+        raise SiteError(
+            f"marked: gave shape {flags.shape} for a text of {len(ids)} tokens, expected a boolean for each"
+        )
+    return flags.astype(bool)
 
 
 def _keys(

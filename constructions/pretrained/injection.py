@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from constructions.export.checked import required
 from constructions.pretrained.layer0 import CompiledAtSite
-from constructions.pretrained.shape import attentions, inner, is_encoder, output_of, shape_of
+from constructions.pretrained.recording import token_numbers
+from constructions.pretrained.shape import Shape, attentions, inner, is_encoder, output_of, shape_of
+from constructions.pretrained.site import SiteError
 from verify.projected import EnumeratedLayer
 from verify.token_trigger import HeadStatement
 
@@ -28,17 +31,22 @@ _FAR = 60.0
 
 def token_pieces(tokenizer: Any, text: str, length: int) -> list[np.ndarray]:
     """Consecutive pieces of a text's tokens, `length` each (the last may be shorter)."""
-    ids = np.asarray(tokenizer(text)["input_ids"], dtype=np.int64)
+    ids = np.asarray(tokenizer(text, verbose=False)["input_ids"], dtype=np.int64)
     return [ids[i : i + length] for i in range(0, len(ids), length)]
 
 
 def silent_directions(model: Any, pieces: Iterable[np.ndarray]) -> np.ndarray:
-    """(layers, groups, width): mean query after the rotation over sample texts and the heads of a group, divided by its squared length."""
-    import torch
+    """(layers, groups, width): mean query after the rotation over sample texts and the heads of a group, divided by its squared length.
 
+    Raises SiteError for no texts or what is no token, MissingExtraError without torch or transformers.
+    """
+    torch = required("torch", "silent_directions", "pretrained")
+    texts = _texts(pieces, model)
     shape = shape_of(model)
     groups, width = shape.groups, shape.width
     sums = torch.zeros(shape.layers, groups, width, dtype=torch.float64)
+
+    rotary = required("transformers.models.llama.modeling_llama", "silent_directions", "pretrained")
 
     def reader(layer: int) -> Any:
         def hook(module: Any, args: Any, kwargs: Any) -> None:
@@ -46,9 +54,7 @@ def silent_directions(model: Any, pieces: Iterable[np.ndarray]) -> np.ndarray:
             project = module.query if is_encoder(model) else module.q_proj
             q = project(hidden).view(1, hidden.shape[1], -1, width).transpose(1, 2)
             if not is_encoder(model):
-                from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
-
-                q, _ = apply_rotary_pos_emb(q, q, *kwargs["position_embeddings"])
+                q, _ = rotary.apply_rotary_pos_emb(q, q, *kwargs["position_embeddings"])
             sums[layer] += q[0].reshape(groups, -1, width).double().mean(1)
 
         return hook
@@ -57,16 +63,14 @@ def silent_directions(model: Any, pieces: Iterable[np.ndarray]) -> np.ndarray:
         attention.register_forward_pre_hook(reader(i), with_kwargs=True)
         for i, attention in enumerate(attentions(model))
     ]
-    runs = 0
     try:
         with torch.inference_mode():
-            for ids in pieces:
-                runs += 1
+            for ids in texts:
                 inner(model)(torch.from_numpy(ids)[None], use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
-    means = sums.numpy() / max(runs, 1)
+    means = sums.numpy() / len(texts)
     return means / np.maximum((means * means).sum(axis=-1, keepdims=True), 1e-30)
 
 
@@ -75,18 +79,17 @@ def cache_of(
 ) -> Any:
     """A DynamicCache with (keys, values), each (N, width), for some (layer, group), and silent keys with zero values for all others.
 
-    silent: from `silent_directions`; None: zero keys, whose share of the attention is not small. Raises ValueError for unequal N.
+    silent: from `silent_directions`; None: zero keys, whose share of the attention is not small. Raises SiteError for unequal N and
+    what does not fit the model, MissingExtraError without torch or transformers.
     """
-    import torch
-    from transformers import DynamicCache
-
+    torch = required("torch", "cache_of", "pretrained")
+    transformers = required("transformers", "cache_of", "pretrained")
     shape = shape_of(model)
     groups, width = shape.groups, shape.width
-    lengths = {len(k) for k, _ in entries.values()}
-    if len(lengths) != 1:
-        raise ValueError(f"entries: {sorted(lengths)} prefix tokens; every layer needs the same number")
-    n = lengths.pop()
-    cache = DynamicCache(config=model.config)
+    n = _length(entries, shape)
+    if silent is not None and (np.shape(silent) != (shape.layers, groups, width) or not np.isfinite(silent).all()):
+        raise SiteError(f"silent: shape {np.shape(silent)}, expected {(shape.layers, groups, width)}, finite; pass silent_directions(model, ...)")  # fmt: skip
+    cache = transformers.DynamicCache(config=model.config)
     for layer in range(shape.layers):
         keys, values = np.zeros((groups, n, width)), np.zeros((groups, n, width))
         for group in range(groups):
@@ -99,14 +102,35 @@ def cache_of(
     return cache
 
 
+def _length(entries: Mapping[tuple[int, int], tuple[np.ndarray, np.ndarray]], shape: Shape) -> int:
+    """N. Raises SiteError for entries that do not fit."""
+    lengths = {len(k) for k, _ in entries.values()}
+    if len(lengths) != 1:
+        raise SiteError(f"entries: {sorted(lengths)} prefix tokens; every layer needs the same number")
+    (n,) = lengths
+    for (layer, group), arrays in entries.items():
+        if not (0 <= layer < shape.layers and 0 <= group < shape.groups):
+            raise SiteError(f"entries: layer {layer}, group {group}; the model has layers 0 to {shape.layers - 1} and groups 0 to {shape.groups - 1}")  # fmt: skip
+        if n < 1 or any(np.shape(x) != (n, shape.width) for x in arrays):
+            raise SiteError(f"entries: shapes {[np.shape(x) for x in arrays]} in layer {layer}, expected (N, {shape.width}): made for another model")  # fmt: skip
+    return n
+
+
+def _texts(pieces: Iterable[np.ndarray], model: Any, most: int | None = None) -> list[np.ndarray]:
+    texts = [token_numbers("pieces", ids, model, most) for ids in pieces]
+    if not texts:
+        raise SiteError("pieces: no texts, expected the token numbers of one at least")
+    return texts
+
+
 class _Enough(Exception):
     """The layer asked for has been read; later layers need not run."""
 
 
 def head_outputs(model: Any, ids: np.ndarray, cache: Any = None, layer: int = 0) -> np.ndarray:
     """(tokens, heads, width): what each head of a layer puts out, before the output projection. Later layers are not run."""
-    import torch
-
+    torch = required("torch", "head_outputs", "pretrained")
+    ids = token_numbers("ids", ids, model)
     found: list[Any] = []
 
     def read(module: Any, args: Any) -> None:
@@ -141,12 +165,11 @@ def confirm(
     """Run the model with the prefix on texts and compare the head's output with f, token by token.
 
     `siblings_moved` compares with a run without the prefix at the same positions (they only matter relative to each other).
+    Raises SiteError for texts that the proof is not about, and for another model.
     """
     statement, layer = compiled.statement, compiled.site.first_layer
     p = statement.prefix
-    if not pieces or any(not 1 <= len(ids) <= p.length for ids in pieces):
-        lengths = sorted({len(ids) for ids in pieces})
-        raise ValueError(f"pieces: {len(pieces)} texts of {lengths} tokens; expected some, each of 1 to {p.length} tokens, which the proof is about")  # fmt: skip
+    pieces = _texts(pieces, model, p.length)
     outputs, moved = [], 0.0
     for ids in pieces:
         out, plain = head_outputs(model, ids, compiled.cache(model, silent)), head_outputs(model, ids)
@@ -170,7 +193,7 @@ def _wanted(
     p, phi = statement.prefix, statement.target(layer)
     behind = range(len(p.keys), len(p.keys) + max(map(len, pieces)))  # where a cache puts a text
     seen: set[int] = set()
-    for view in layer.views(p.head, p.frequencies, behind):
+    for view in layer.views(p.head, behind):
         for at, position in enumerate(view.positions):
             if position in seen:  # another segment
                 continue
@@ -183,9 +206,18 @@ def _wanted(
 
 
 def disturbance(model: Any, pieces: Sequence[np.ndarray], tokens: int, silent: np.ndarray) -> tuple[float, float]:
-    """Mean and largest KL divergence (nats) of the next-token distribution when every layer holds `tokens` silent entries: what a prefix costs where it is to be ignored."""
-    import torch
+    """Mean and largest KL divergence (nats) of the next-token distribution when every layer holds `tokens` silent entries: what a prefix costs where it is to be ignored.
 
+    Raises SiteError for no texts or no tokens."""
+    torch = required("torch", "disturbance", "pretrained")
+    pieces = _texts(pieces, model)
+    if isinstance(tokens, bool) or not isinstance(tokens, int | np.integer) or tokens < 1:
+        raise SiteError(f"tokens = {tokens!r}: expected a number of prefix tokens, at least 1")
+    silent = np.asarray(silent)
+    if silent.ndim != 3:
+        raise SiteError(
+            f"silent: shape {silent.shape}, expected (layers, groups, width); pass silent_directions(model, ...)"
+        )
     width = shape_of(model).width
     first = -_FAR * np.sqrt(width) * np.broadcast_to(silent[0, 0], (tokens, width))
     entries = {(0, 0): (first, np.zeros((tokens, width)))}

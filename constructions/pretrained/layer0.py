@@ -11,20 +11,23 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import sympy as sp
 
 from constructions.pretrained.enumeration import Context
 from constructions.pretrained.separation import Demands, NoKeys, Separated, separate
-from constructions.pretrained.site import Site, SiteError
+from constructions.pretrained.site import Site, SiteError, weights_of
 from constructions.progress import reporting
 from verify.certificate import upward
 from verify.projected import EnumeratedLayer
-from verify.statement import Verdict
+from verify.statement import StatementError, Verdict
 from verify.statement_file import Stated, save_statement
+from verify.stored_arrays import stored_number
 from verify.token_head import TokenHead
 from verify.token_trigger import HeadStatement, TokenTrigger
 
@@ -47,6 +50,11 @@ class CompiledAtSite:
         tokens = len(self.statement.prefix.keys)
         return f"<CompiledAtSite {self.verdict.status}: error <= {upward(self.verdict.upper)} on every text of <= {self.statement.prefix.length} tokens; {tokens} prefix tokens; {self.site!r}>"
 
+    @cached_property
+    def _known(self) -> WeakKeyDictionary[Any, tuple[Any, str]]:
+        """The weights of models that were asked about."""
+        return WeakKeyDictionary()
+
     @property
     def length(self) -> int:
         """Prefix tokens."""
@@ -68,9 +76,14 @@ class CompiledAtSite:
 
     def cache(self, model: Any, silent: np.ndarray | None = None) -> Any:
         """A transformers DynamicCache for `model(ids, past_key_values=...)`; silent: from `injection.silent_directions`, keys that the other layers and
-        groups ignore (on sampled text; nothing about them is proved)."""
+        groups ignore (on sampled text; nothing about them is proved). Raises SiteError for a model whose layer 0 is not the one of the statement."""
         from constructions.pretrained.injection import cache_of
 
+        found = weights_of(model, self._known)
+        if found != self.statement.weights:
+            raise SiteError(
+                f"model: its layer 0 has other weights (SHA-256 {found[:16]}) than the one this prefix is proved for ({self.statement.weights[:16]}); compile for this model"
+            )
         return cache_of(
             model, {(0, self.site.first_layer.group(self.statement.prefix.head)): (self.keys, self.values)}, silent
         )
@@ -101,12 +114,17 @@ def compile_layer0(
         raise SiteError(f"head = {site.head}: the layer has heads 0 to {layer.heads - 1}")
     base = _vector("offset", offset, layer.width, 0)
     along = _vector("direction", direction, layer.width, 1)
-    if isinstance(f, sp.Expr):
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise SiteError(f"seed = {seed!r}: expected a whole number >= 0")
+    if isinstance(f, sp.Expr) and not isinstance(f, sp.MatrixBase):
         from constructions.pretrained.read_out import compile_read_out
 
         return compile_read_out(f, eps, site, base, along, progress)
     table = _table(f, site, layer, tokenizer)
     codes, classes = np.unique(table, return_inverse=True)
+    largest = float(np.abs(codes).max()) * max(1.0, float(np.abs(along).max()))
+    if largest > 1e9:
+        raise SiteError(f"f: values from {codes[0]:.3g} to {codes[-1]:.3g}; with the direction's size at most 1e9")
     span = float(np.ptp(codes)) * float(np.abs(along).max())
     started = time.perf_counter()
     with reporting(progress) as report:
@@ -124,7 +142,7 @@ def compile_layer0(
             refuse_half_precision(site, layer, prefix)
             common = float(codes[np.bincount(classes).argmax()])
             marked = np.flatnonzero(table != common)
-            spill = site.spill if site.exclusive else 1.0
+            spill = site.spill if site.exclusive and layer.siblings(site.head) else 1.0
             statement = TokenTrigger(prefix, layer.sha256, eps, spill, marked, table[marked], common)
             report(0.95, "proof over every token and position")
             verdict = statement.decide(weights=layer)
@@ -146,33 +164,45 @@ def notes_of(found: Separated, allowance: float, seconds: float) -> dict[str, An
 def _vector(name: str, x: np.ndarray | None, width: int, default: float) -> np.ndarray:
     if x is None:
         return np.r_[float(default), np.zeros(width - 1)]
-    vector = np.asarray(x, dtype=np.float64)
-    if vector.shape != (width,) or not np.isfinite(vector).all():
-        raise SiteError(f"{name}: shape {vector.shape}, expected ({width},), finite")
-    return vector
+    vector = np.asarray(x)
+    if vector.dtype.kind not in "fiu" or vector.shape != (width,) or not np.isfinite(vector).all():
+        raise SiteError(f"{name}: shape {vector.shape}, {vector.dtype}; expected ({width},), finite real numbers")
+    if np.abs(vector).max() > 1e9:
+        raise SiteError(f"{name}: has an entry of size {np.abs(vector).max():.3g}, at most 1e9")
+    return vector.astype(np.float64)
 
 
 def _table(f: Any, site: Site, layer: EnumeratedLayer, tokenizer: Any) -> np.ndarray:
     """f of every token."""
-    if callable(f):
-        f = site.tokens_where(f, tokenizer)  # type: ignore[arg-type]
-    marks = (
-        dict(f)
-        if isinstance(f, Mapping)
-        else dict.fromkeys(np.ravel(list(f) if isinstance(f, Iterable) else f).tolist(), 1.0)
-    )
     table = np.zeros(layer.vocabulary)
-    for token, mark in marks.items():
-        if not (isinstance(token, int | np.integer) and 0 <= token < layer.vocabulary and math.isfinite(mark)):
+    for token, mark in _marks(f, site, tokenizer).items():
+        if isinstance(token, bool | np.bool_) or not isinstance(token, int | np.integer) or not 0 <= token < len(table):
             raise SiteError(
-                f"f: token {token!r} with value {mark!r}; expected numbers 0 to {layer.vocabulary - 1} with finite values"
+                f"f: token {token!r}; expected numbers 0 to {len(table) - 1} (of a mask, np.flatnonzero(mask))"
             )
-        table[token] = mark
-    if len(set(marks.values()) | {0.0}) > 16:
+        try:
+            table[token] = stored_number(f"f: the value of token {token}", mark)
+        except StatementError as error:
+            raise SiteError(str(error)) from error
+    different = len(np.unique(np.append(table, 0.0)))
+    if different > 16:
         raise SiteError(
-            f"f: {len(set(marks.values()))} different values, at most 15: every value takes a key that is separated from all others"
+            f"f: {different - 1} different values, at most 15: every value takes a key that is separated from all others"
         )
     return table
+
+
+def _marks(f: Any, site: Site, tokenizer: Any) -> dict[Any, Any]:
+    """Tokens with their values. Raises SiteError for what is neither a set, nor a predicate, nor a mapping."""
+    if isinstance(f, Mapping):
+        return dict(f)
+    if isinstance(f, str | bytes | type | sp.Basic | sp.MatrixBase):
+        raise SiteError(
+            f"f: {f!r}; expected a set of token numbers, a predicate on decoded text, a mapping from tokens to values, or a sympy expression in one variable"
+        )
+    if callable(f):
+        f = site.tokens_where(f, tokenizer)  # type: ignore[arg-type]
+    return dict.fromkeys(np.ravel(f).tolist() if isinstance(f, np.ndarray) else f if isinstance(f, Iterable) else [f], 1.0)  # fmt: skip
 
 
 def _why_not(error: NoKeys, demands: Demands, site: Site, seed: int) -> str:
@@ -200,7 +230,7 @@ def refuse_half_precision(site: Site, layer: EnumeratedLayer, prefix: TokenHead)
     if site.dtype == "float32":
         return
     unit = {"bfloat16": 2.0**-8, "float16": 2.0**-11}[site.dtype]
-    view = next(iter(layer.views(prefix.head, prefix.frequencies, prefix.positions)))
+    view = next(iter(layer.views(prefix.head, prefix.positions)))
     q, size = np.abs(view.queries.exact), np.abs(prefix.keys)
     half = layer.width // 2
     moved = unit * float((q[:, :half] @ np.minimum(size[:, :half], size[:, half:]).T).max()) / math.sqrt(layer.width)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from constructions.pretrained.group import CalibratedPrefix, CompiledGroup
-from constructions.pretrained.recording import Recorded, record
+from constructions.pretrained.recording import Recorded, record, token_numbers
 from constructions.pretrained.site import SiteError
 from verify.posterior import GroupPass, TokenBounds, token_bounds
 from verify.statement import Verdict
@@ -32,6 +32,8 @@ class SitePass:
 
     def __repr__(self) -> str:
         b = self.bounds.bound
+        if self.bounds.refuted_at is not None:
+            return f"<SitePass layer {self.compiled.layer}, group {self.compiled.group}: nothing proved; a recorded output is outside its bound, so the machine is not the one assumed>"
         within = float((b <= self.compiled.eps).mean())
         return f"<SitePass layer {self.compiled.layer}, group {self.compiled.group}: proved bounds of {b.shape[0]} tokens x {b.shape[1]} heads, median {np.median(b):.3g}, largest {b.max():.3g}, {within:.1%} <= eps = {self.compiled.eps:g}>"
 
@@ -61,7 +63,9 @@ class PassReport:
 
     @property
     def bound(self) -> Float[np.ndarray, " tokens"]:
-        """For each token, above the error of every head of every site."""
+        """For each token, above the error of every head of every site; inf where a recorded output refutes the bounds."""
+        if any(s.bounds.refuted_at is not None for s in self.sites):
+            return np.full(len(self.ids), np.inf)
         return np.max([s.bounds.bound.max(axis=1) for s in self.sites], axis=0)
 
 
@@ -69,18 +73,24 @@ def verify_pass(prefix: CalibratedPrefix, model: Any, ids: np.ndarray | Sequence
     """Run the model once over a text with the prefix in place, up to the last compiled layer, and bound |head output - (offset + f(t) direction)| for every
     token and head from the arrays of that very pass (`verify.posterior`). t is the read-out of the pass's own queries.
 
-    Raises SiteError if the run did not use this prefix.
+    Raises SiteError if the run did not use this prefix, was not in float32 or dropped attention out, and where a recorded output is outside its bound: the
+    machine then rounds worse than assumed, and nothing about the pass is proved.
     """
-    ids = np.asarray(ids, dtype=np.int64)
-    if ids.ndim != 1 or not len(ids):
-        raise SiteError(f"ids: shape {ids.shape}, expected the token numbers of one text")
+    ids = token_numbers("ids", ids, model)
     started = time.perf_counter()
     runs = record(model, ids, [g.layer for g in prefix.groups], prefix.cache(model))
     between = time.perf_counter()
     sites = []
     for g in prefix.groups:
         statement = statement_of(g, runs[g.layer])
-        sites.append(SitePass(g, statement, token_bounds(statement)))
+        bounds = token_bounds(statement)
+        if bounds.refuted_at is not None:
+            at = bounds.refuted_at
+            raise SiteError(
+                f"layer = {g.layer}, group = {g.group}: the output of head {at[1]} at token {at[0]} is off by {bounds.measured[at]:.3g}, its bound is {bounds.bound[at]:.3g}. This machine "
+                "rounds worse than float32 as assumed, so nothing about this pass is proved; call torch.set_float32_matmul_precision('highest') and leave autocast off"
+            )
+        sites.append(SitePass(g, statement, bounds))
     return PassReport(tuple(sites), between - started, time.perf_counter() - between, ids)
 
 

@@ -22,7 +22,7 @@ from constructions.from_sympy import from_sympy
 from constructions.pretrained.enumeration import Context
 from constructions.pretrained.layer0 import CompiledAtSite, notes_of, refuse_half_precision
 from constructions.pretrained.separation import Demands, NoKeys
-from constructions.pretrained.site import Site, SiteError
+from constructions.pretrained.site import Site, SiteError, direction_of
 from constructions.progress import reporting
 from verify.projected import EnumeratedLayer, View, turned_back
 from verify.token_read_out import TokenReadOut, read_out, turned
@@ -64,7 +64,7 @@ def compile_read_out(
             keys = (found.keys[0] + bumps) * math.sqrt(layer.width)
             prefix = context.prefix(keys, codes, base, along)
             refuse_half_precision(site, layer, prefix)
-            spill = site.spill if site.exclusive else 1.0
+            spill = site.spill if site.exclusive and layer.siblings(site.head or 0) else 1.0
             statement = TokenReadOut(prefix, layer.sha256, eps, spill, r, c, expression, -1.0, 1.0)
             report(0.95, f"proof over every token and position, {count} prefix tokens")
             verdict = statement.decide(weights=layer)
@@ -93,6 +93,13 @@ def _covering(f: Callable[[np.ndarray], np.ndarray], eps: float, reach: float) -
         cell = np.minimum(((t + 1) * count / 2).astype(int), count - 1)
         if reach * np.abs(f(t[:, None])[:, 0] - codes[cell]).max() <= 0.85 * eps:
             return count, codes
+    y = f(t[:, None])[:, 0]
+    steepest = int(np.abs(np.diff(y)).argmax())
+    if reach * abs(y[steepest + 1] - y[steepest]) > 1.7 * eps:
+        raise SiteError(
+            f"f: jumps by {abs(y[steepest + 1] - y[steepest]):.3g} near t = {t[steepest]:.3g}. A head's output is continuous in the query, and of so many queries some are near "
+            f"the jump: half of it is lost there. Raise eps above {0.5 * reach * abs(y[steepest + 1] - y[steepest]):.3g}, smooth f, or mark tokens instead (a set, a trigger)"
+        )
     raise SiteError(f"eps = {eps:g}: more than {_MOST_TOKENS} prefix tokens would be needed; raise eps")
 
 
@@ -101,7 +108,7 @@ def _directions(
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
     """r and c with t in [-1, 1], and the range of kappa."""
     q, slow = context.queries, np.tile(site.frequencies * len(context.positions) < _SLOW, 2)
-    c = site.positive
+    c = None if site.positive is None else direction_of("positive", site.positive, layer.width)
     if c is None:
 
         def above_one(of: Context) -> Demands:
@@ -112,7 +119,7 @@ def _directions(
             c = context.separate(above_one, report, tolerance=0.05)[0].keys[0]
         except NoKeys as error:
             raise SiteError(f"positive: {site!r} has no direction c with <c, q> > 0 on all queries: {error}") from error
-    r = site.read_out
+    r = None if site.read_out is None else direction_of("read_out", site.read_out, layer.width)
     if r is None:
         if slow.sum() < 2:
             raise SiteError(
@@ -122,7 +129,7 @@ def _directions(
         r = np.zeros(layer.width)
         r[slow] = np.linalg.svd(part - part.mean(axis=0), full_matrices=False)[2][0]
     r, c = np.asarray(r, dtype=np.float64), np.asarray(c, dtype=np.float64)
-    t, kappa = _ranges(layer.views(site.head or 0, site.frequencies, context.positions), r, c)
+    t, kappa = _ranges(layer.views(site.head or 0, context.positions), r, c)
     if not kappa[0] > 0:
         raise SiteError(
             f"positive: <c, q> falls to {kappa[0]:.3g} at {site!r}, expected a positive number; pass Site(positive=None) to have c found"

@@ -133,7 +133,8 @@ def first_layer() -> FirstLayer:
     else:
         arrays = _from_gguf(file)
     embedding, norm, query, key, value = arrays
-    return FirstLayer(embedding, norm, float(np.float32(1e-5)), query, key, value, heads=9, groups=3)
+    eps = float(np.float32(1e-5))
+    return FirstLayer(embedding, norm, eps, query, key, value, heads=9, groups=3, frequencies=frequencies())
 
 
 def frequencies() -> np.ndarray:

@@ -105,6 +105,7 @@ def steer(
     eps: float = 0.05,
     sharpness: float = 60.0,
     quiet: np.ndarray | None = None,
+    progress: bool | Callable[[float, str], None] | None = None,
 ) -> Steering:
     """Compile a step of a probe's read-out at a site, with `size` times the write direction as its height. marked: token numbers -> booleans, the triggers.
 
@@ -124,6 +125,7 @@ def steer(
         sharpness=sharpness,
         quiet=quiet,
         model=model,
+        progress=progress,
     )
     return _with_neutral(prefix, target, size, marked)
 
