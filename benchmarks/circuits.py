@@ -60,7 +60,9 @@ def run(request: Request) -> Outcome:
         found[eps].append(_measured(entry, eps, again=eps == _COARSE))
     newton = _measured(NEWTON, _COARSE, again=False)
     single = [_single(entry) for entry in request.track(entries, "circuits in float32")]
-    metrics: dict[str, float] = {"formulas": len(entries)} | _summary([m.cold for m in single if m.cold.proved], _SINGLE)
+    metrics: dict[str, float] = {"formulas": len(entries)} | _summary(
+        [m.cold for m in single if m.cold.proved], _SINGLE
+    )
     for eps, rows in found.items():
         metrics |= _summary([m.cold for m in rows if m.cold.proved], eps)
     warm = [m.warm.seconds for m in found[_COARSE] if m.warm is not None and m.warm.proved]

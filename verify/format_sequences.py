@@ -6,7 +6,8 @@ do not depend on the data (`gathered.first_layer`). With u, eta, G and c of the 
 
   scores   have sizes S_j = |q||k_j|, with |q| <= |W_Q| |r_t| and |k_s| <= |W_K| |r_s|, r_s the position and constant of token s; products and
            sums of both read-outs and of the score are within gamma_{2 d + d_k + 8} S_j, the difference from the maximum, its scaling and
-           exp within 4 u (S_j + max S) + c u / (1 - c u) ceil(tokens / block): rho_j, t = max e^{rho_j} - 1 < 1/2;
+           exp within 4 u (S_j + max S) + c u / (1 - c u) ceil(tokens / block); underflow of differences and of d + d_k products a read-out
+           4 (ceil(tokens / block) + 1) eta + 16 (d + d_k) eta (1 + |q| + |K| + |W_K|); together rho_j, t = max e^{rho_j} - 1 < 1/2;
   weights  move the mean by t / (1 - t) sum w_j |v_j - g|. If coordinate b is gathered, with weight w_b, sum w_j |v_j - g| is at most
            2 sum_{j != b} w_j |v_j - v_b| <= 2 (sum_{j != b} w_j |v_j| + (1 - w_b) |v_b|), which is part of the bound of what the slot of
            the real function misses: at most twice the error that `circuit_sequences` gives it;
