@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from verify import Certificate
+    from verify import Certificate, Claim
 
 __all__ = ["main"]
 
@@ -174,8 +174,20 @@ def _compile(
     compiled.save(out)
     if not quiet:
         typer.echo(repr(compiled))
+        if dtype != "float64":
+            typer.echo(f"  {dtype:<13}{_in_format(compiled.claim, dtype)}")
         typer.echo(f"  {'written to':<13}{out}")
     return PROVED
+
+
+def _in_format(claim: Claim, dtype: str) -> Certificate:
+    """The certificate of the claim executed in a format, parameters rounded to it."""
+    from verify.formats import FormatError, prove_in_format
+
+    try:
+        return prove_in_format(claim, dtype).certificate
+    except FormatError as error:
+        raise _Refused(f"--dtype {dtype}: {error}") from error
 
 
 @app.command("verify")
@@ -185,18 +197,36 @@ def _verify(
         str | None,
         typer.Option("--weights", help="smollm2 or minilm: whose layer a statement about a pretrained model is for."),
     ] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype", help="The float format that a compiled prefix is to run in: float64, float32 or bfloat16."
+        ),
+    ] = "float64",
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress and no certificate: the exit code says it all.")
     ] = False,
 ) -> int:
-    """Prove the claim in FILE again, from the file alone. What the file says about itself plays no part."""
+    """Prove the claim in FILE again, from the file alone (a statement about a pretrained model: from the file and its weights).
+
+    What the file says about itself plays no part.
+    """
     from constructions.progress import reporting
     from verify import check, holds_statement, load
 
     if holds_statement(file):
+        if dtype != "float64":
+            raise _Refused(
+                f"--dtype {dtype}: {file} holds a statement, which names its own float format. Leave it out."
+            )
         return _verify_statement(file, weights, quiet)
     if weights is not None:
         raise _Refused(f"--weights {weights}: {file} holds a compiled prefix, which needs none. Leave it out.")
+    if dtype != "float64":
+        found = _in_format(load(file).claim, dtype)
+        if not quiet:
+            typer.echo("\n".join(_certificate_lines(found)))
+        return _EXIT[str(found.status)]
     stored = load(file).certificate
     with reporting(False if quiet else None) as report:
         fresh = check(file, progress=lambda done, words: report(done, f"{words} {file.name}"))
@@ -246,7 +276,9 @@ def _certificate_lines(cert: Certificate) -> list[str]:
         f"status            {words}",
         f"eps               {cert.eps!r}",
         f"sup error         at least {cert.error_lower!r}, at most {cert.error_upper!r}",
-        f"of which rounding at most {cert.rounding!r}",
+        "of which rounding included, not told apart"
+        if cert.rounding > cert.error_upper
+        else f"of which rounding at most {cert.rounding!r}",
     ]
     if cert.witness is not None:
         lines.append(f"largest found at  ({', '.join(repr(w) for w in cert.witness)})")

@@ -344,3 +344,31 @@ sys.exit(main(["compile", "x", "--eps", "1", "-o", {str(tmp_path / "o.st")!r}]))
     assert process.returncode == 130
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_claim_is_proved_again_in_a_float_format(proved, tmp_path, capsys):
+    """The file's prefix, executed in float32: the same function, another rounding."""
+    path = tmp_path / "p.safetensors"
+    compile_prefix(sp.sin(3 * X), 1e-3, {"x": (-1, 1)}, dtype="float32", progress=False).save(path)
+    assert main(["verify", str(path), "--dtype", "float32"]) == 0
+    out = capsys.readouterr().out
+    assert "PROVED" in out
+    assert "float32 execution" in out
+    assert main(["verify", str(proved), "--dtype", "bfloat16"]) in (1, 2)
+    assert main(["verify", str(proved), "--dtype", "float8"]) == 3
+    assert "float8" in capsys.readouterr().err
+
+
+def test_compiling_for_a_float_format_prints_its_certificate(tmp_path, capsys):
+    assert main(["compile", "x*y", "--eps", "1e-3", "--dtype", "float32", "-o", str(tmp_path / "p.safetensors")]) == 0
+    assert re.search(r"float32 +<Certificate proved: .* eps = 0.001>", capsys.readouterr().out)
+
+
+def test_weights_are_for_statements_about_pretrained_models(proved, tmp_path, capsys):
+    assert main(["verify", str(proved), "--weights", "smollm2"]) == 3
+    assert "needs none" in capsys.readouterr().err
+    path = unmemorable(random_layer(6, 3, seed=0), seed=0).save(tmp_path / "floor.safetensors")
+    assert main(["verify", str(path), "--weights", "smollm2"]) == 3
+    assert "first layer" in capsys.readouterr().err
+    assert main(["verify", str(path), "--dtype", "float32"]) == 3
+    assert "statement" in capsys.readouterr().err

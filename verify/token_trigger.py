@@ -73,7 +73,7 @@ class HeadStatement(Statement):
             raise StatementError(f"seconds = {seconds!r}: expected a number of seconds, or math.inf")
         if weights is None:
             return self._undecided(
-                f"needs the layer's weights, SHA-256 {self.weights}: from Python, verify.check_statement(path, weights=Site(...).first_layer)"
+                f"needs the layer's weights, SHA-256 {self.weights}: prefixc verify FILE --weights smollm2 (or minilm), or verify.check_statement(path, weights=Site(...).first_layer)"
             )
         layer = weights() if inspect.isroutine(weights) or isinstance(weights, functools.partial) else weights
         if not isinstance(layer, EnumeratedLayer):

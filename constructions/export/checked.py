@@ -73,9 +73,14 @@ def certified(c: Compiled, name: str, unproved: bool, seconds: float = 60.0) -> 
     except FormatError as error:
         raise ExportError(f"dtype {name}: {error}. Use a wider dtype.") from error
     if not found.proved and not unproved:
+        step = (
+            "Compile"
+            if name == "float64"
+            else f"Compile for it, compile_prefix(..., dtype={name!r}), export with dtype='float64', compile"
+        )
         raise ExportError(
             f"dtype {name}: not proved to be within eps = {c.eps:.4g}: {found.certificate.reason or found.certificate.status}. "
-            "Export with dtype='float64', compile with a larger eps, or pass unproved=True to export without a certificate."
+            f"{step} with a larger eps, or pass unproved=True to export without a certificate."
         )
     return found
 

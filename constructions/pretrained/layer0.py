@@ -201,7 +201,9 @@ def _marks(f: Any, site: Site, tokenizer: Any) -> dict[Any, Any]:
             f"f: {f!r}; expected a set of token numbers, a predicate on decoded text, a mapping from tokens to values, or a sympy expression in one variable"
         )
     if callable(f):
-        f = site.tokens_where(f, tokenizer)  # type: ignore[arg-type]
+        words, f = getattr(f, "__name__", repr(f)), site.tokens_where(f, tokenizer)  # type: ignore[arg-type]
+        if not len(f):
+            raise SiteError(f"f: {words} holds for no token's text; look at tokenizer.decode([i]) for what it is given")
     return dict.fromkeys(np.ravel(f).tolist() if isinstance(f, np.ndarray) else f if isinstance(f, Iterable) else [f], 1.0)  # fmt: skip
 
 
