@@ -150,3 +150,34 @@ def test_the_same_precision_is_used_whatever_is_set():
     finally:
         flint.ctx.prec = before
     assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def test_extras_are_imported_when_they_are_used():
+    """What is built on them can be imported without them; using it names the command that installs them."""
+    absent = (
+        "torch",
+        "transformers",
+        "peft",
+        "onnx",
+        "onnxruntime",
+        "gguf",
+        "matplotlib",
+        "numba",
+        "sklearn",
+        "distributed",
+    )
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] in {absent!r}: raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "import constructions, constructions.cli, constructions.export, constructions.pretrained, constructions.suite\n"
+        "import constructions.wang2023, constructions.oymak2023, constructions.petrov2024, verify\n"
+        "import benchmarks.catalogue\n"
+        "import sympy\n"
+        "try: constructions.compile_prefix(sympy.Symbol('x'), 0.1, progress=False).to_torch()\n"
+        "except constructions.export.MissingExtraError as error: assert 'pip install' in str(error)\n"
+        "else: raise AssertionError\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)

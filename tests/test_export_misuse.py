@@ -22,7 +22,7 @@ peft = pytest.importorskip("peft")
 pytest.importorskip("onnx")
 
 from constructions.export.adapter_folder import checked_adapter  # noqa: E402
-from constructions.export.machine import ExecutionError  # noqa: E402
+from constructions.export.checked import ExecutionError  # noqa: E402
 from constructions.export.torch_module import PrefixHead  # noqa: E402
 
 X, Y = sp.symbols("x y")

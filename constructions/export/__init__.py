@@ -3,9 +3,8 @@ that starts from one. Extras, imported when used."""
 
 from constructions.export.adapter import backbone_for, past_key_values, to_peft
 from constructions.export.adapter_folder import checked_adapter
-from constructions.export.checked import ExportError, MissingExtraError
+from constructions.export.checked import ExecutionError, ExportError, MissingExtraError
 from constructions.export.formats import to_onnx, to_torch
-from constructions.export.machine import ExecutionError
 from constructions.export.warm_start import WarmStart, warm_start
 
 __all__ = [

@@ -14,11 +14,24 @@ from verify.formats import FORMATS, FormatError, InFormat, format_named, prove_i
 if TYPE_CHECKING:
     from constructions.compiled import Compiled
 
-__all__ = ["ExportError", "MissingExtraError", "certified", "described", "dtype_name", "place", "required"]
+__all__ = [
+    "ExecutionError",
+    "ExportError",
+    "MissingExtraError",
+    "certified",
+    "described",
+    "dtype_name",
+    "place",
+    "required",
+]
 
 
 class ExportError(ValueError):
     """Something that cannot be exported as asked; the message gives the numbers and what would do."""
+
+
+class ExecutionError(RuntimeError):
+    """An execution that the certificate is not about; the message says what to do."""
 
 
 class MissingExtraError(ImportError):

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["ExecutionError", "as_certified", "attention", "autocast", "not_finite"]
+from constructions.export.checked import ExecutionError
 
-
-class ExecutionError(RuntimeError):
-    """An execution that the certificate is not about; the message says what to do."""
+__all__ = ["as_certified", "attention", "autocast", "not_finite"]
 
 
 def as_certified(dtype: torch.dtype, at: Tensor) -> None:
